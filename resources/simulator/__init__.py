@@ -1,0 +1,1 @@
+"""A loopback exchange that speaks the protocol of Binance spot."""

@@ -1,0 +1,158 @@
+"""The stores of one home, each opened when it is first asked for and closed with the rest.
+
+Scripts, the command line and Dagster's resources all reach the stores through `open_stores`, so that one process has
+one connection pool and one lease on the home's servers, however many ask.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from resources.binance import BinanceRest
+from resources.home import Home
+from resources.lmdb import LmdbStore
+from resources.qdrant import SnapshotIndex
+from resources.redis import HotValues
+from resources.servers import running
+from resources.settings import Settings, load_settings
+from resources.timescale.loop import wait
+from resources.timescale.store import MarketStore
+from trading.errors import TradingError
+from trading.market.timeframe import CANDLE_TIMEFRAMES, Timeframe
+
+import polars as pl
+
+from resources.binance import InvalidInterval
+from trading.market.instrument import Instrument
+
+
+class ExchangeNotSet(TradingError):
+    """No exchange is known to this process."""
+
+
+class Exchange:
+    """The exchange's REST interface for synchronous callers.
+
+    Args:
+        base_url: Root of the REST interface.
+        venue: Venue under which its instruments are kept.
+    """
+
+    def __init__(self, base_url: str, venue: str) -> None:
+        self.venue = venue
+        self._base_url = base_url
+        self._finest: dict[str, Timeframe] = {}
+
+    @cached_property
+    def _rest(self) -> BinanceRest:
+        if not self._base_url:
+            raise ExchangeNotSet("no exchange is set", "set TRADING_EXCHANGE_REST_URL or run inside 'trading up'")
+        return BinanceRest(self._base_url)
+
+    def now_ms(self) -> int:
+        """Return the exchange's clock, epoch milliseconds."""
+        return wait(self._rest.server_time())
+
+    def instruments(self, symbols: tuple[str, ...]) -> dict[str, Instrument]:
+        """Return instruments by name."""
+        return wait(self._rest.instruments(symbols, self.venue))
+
+    def klines(self, instrument: Instrument, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> pl.DataFrame:
+        """Return closed klines with open time in `[lo_ms, hi_ms)` as `CANDLE_SCHEMA`."""
+        return wait(self._rest.klines(instrument, timeframe, lo_ms, hi_ms))
+
+    def finest(self, instrument: Instrument, at_ms: int) -> Timeframe:
+        """Return the shortest timeframe of which this exchange serves klines of an instrument."""
+        if instrument.name not in self._finest:
+            for timeframe in CANDLE_TIMEFRAMES:
+                try:
+                    self.klines(instrument, timeframe, at_ms, at_ms + timeframe.ms)
+                except InvalidInterval:
+                    continue
+                self._finest[instrument.name] = timeframe
+                break
+            else:
+                raise InvalidInterval(f"the exchange serves no klines of {instrument.name}")
+        return self._finest[instrument.name]
+
+    def close(self) -> None:
+        """Close the connections."""
+        if "_rest" in self.__dict__:
+            wait(self._rest.close())
+
+
+class Stores:
+    """All stores of one home; see `open_stores`."""
+
+    def __init__(self, home: Home, settings: Settings, stack: ExitStack) -> None:
+        self.home = home
+        self.settings = settings
+        self._stack = stack
+        self._opening = threading.RLock()
+
+    @cached_property
+    def urls(self):  # noqa: ANN201
+        """URLs of the home's servers, which run as long as this object is open."""
+        with self._opening:
+            return self._stack.enter_context(running(self.home, self.settings, ("postgres", "redis", "qdrant")))
+
+    @property
+    def venue(self) -> str:
+        """`sim` in a simulated home, `binance` in a live one."""
+        return "sim" if self.home.kind == "simulated" else "binance"
+
+    @cached_property
+    def market(self) -> MarketStore:
+        """The market database."""
+        return self._stack.enter_context(MarketStore(self.urls.postgres, self.venue))
+
+    @cached_property
+    def lmdb(self) -> LmdbStore:
+        """The projection of candles and indicators."""
+        return LmdbStore(self.settings.lmdb_path or self.home.lmdb_dir, self.settings.lmdb_max_size_gb)
+
+    @cached_property
+    def index(self) -> SnapshotIndex:
+        """The searchable market states."""
+        index = SnapshotIndex(self.urls.qdrant)
+        index.ensure()
+        return index
+
+    @cached_property
+    def hot(self) -> HotValues:
+        """The hot values."""
+        return HotValues(self.urls.redis)
+
+    @cached_property
+    def exchange(self) -> Exchange:
+        """The exchange, simulated or real."""
+        exchange = Exchange(self.settings.exchange_rest_url, self.venue)
+        self._stack.callback(exchange.close)
+        return exchange
+
+
+_open: dict[Path, tuple[Stores, ExitStack, int]] = {}
+_registry = threading.RLock()
+
+
+@contextmanager
+def open_stores(home_path: Path) -> Iterator[Stores]:
+    """Yield the stores of a home; the last one out of a process closes them."""
+    path = home_path.resolve()
+    with _registry:
+        if path not in _open:
+            stack = ExitStack()
+            _open[path] = (Stores(Home(path), load_settings(path), stack), stack, 0)
+        stores, stack, users = _open[path]
+        _open[path] = (stores, stack, users + 1)
+    try:
+        yield stores
+    finally:
+        with _registry:
+            users = _open[path][2] - 1
+            _open[path] = (stores, stack, users)
+            if not users:
+                del _open[path]
+                stack.close()

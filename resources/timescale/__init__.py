@@ -1,0 +1,1 @@
+"""The market database: plain PostgreSQL or TimescaleDB behind one API."""

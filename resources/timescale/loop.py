@@ -1,0 +1,21 @@
+"""One event-loop thread a process, on which the asynchronous database clients run for synchronous callers."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="database-loop", daemon=True).start()
+    return loop
+
+
+def wait(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the loop thread and return its result."""
+    return asyncio.run_coroutine_threadsafe(coroutine, _loop()).result()

@@ -1,0 +1,1 @@
+"""What starts and keeps running: the collectors' jobs with their supervisor."""

@@ -1,0 +1,1 @@
+"""Indicators: one recursion for a whole window and for one more candle."""

@@ -1,0 +1,1 @@
+"""Symbols, timeframes, trades and candles: what is traded and what happened to it."""

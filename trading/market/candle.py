@@ -1,0 +1,213 @@
+"""A candle is what happened on one symbol in one closed interval of one timeframe.
+
+Buckets are epoch arithmetic on exchange time. A candle made from trades is complete when the aggregate trade ids of its
+whole interval are proven contiguous; a rolled-up one when all its parts are there and complete. Nothing here repairs
+ids (`trading.stream.contiguity` does) and nothing here stores anything. Volumes are summed as integer lots, so that a
+sum does not depend on its order and a rolled-up bar equals the bar made from the trades.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import polars as pl
+
+from trading.errors import TradingError
+from trading.market.instrument import Instrument
+from trading.market.timeframe import Timeframe
+
+CANDLE_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
+    "open_time": pl.Int64,
+    "open": pl.Float64,
+    "high": pl.Float64,
+    "low": pl.Float64,
+    "close": pl.Float64,
+    "volume": pl.Float64,
+    "quote_volume": pl.Float64,
+    "trade_count": pl.Int64,
+    "first_agg_trade_id": pl.Int64,
+    "last_agg_trade_id": pl.Int64,
+    "source": pl.String,
+    "complete": pl.Boolean,
+    "n_present": pl.Int32,
+    "n_expected": pl.Int32,
+}
+
+RANK: Final = {"trades": 4, "kline": 3, "incomplete_trades": 2, "rollup": 1}
+"""Which source of one candle is believed; a write never replaces a higher rank by a lower one."""
+
+
+class WrongTimeframe(TradingError):
+    """A timeframe cannot be rolled up into another."""
+
+
+def empty_candles() -> pl.DataFrame:
+    """Return a frame of `CANDLE_SCHEMA` without rows."""
+    return pl.DataFrame(schema=CANDLE_SCHEMA)
+
+
+def candles_from_trades(
+    trades: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, proven: Sequence[tuple[int, int]]
+) -> pl.DataFrame:
+    """Return one candle for each bucket that holds a trade.
+
+    Args:
+        trades: `TRADE_SCHEMA`, ordered by aggregate trade id.
+        instrument: Gives the size of a tick and a lot.
+        timeframe: Length of a candle.
+        proven: Half-open ranges of exchange time (ms) whose ids are contiguous. A bucket inside one of them is complete
+            and its source is `trades`; any other is `incomplete_trades`.
+
+    Returns:
+        `CANDLE_SCHEMA`, ordered by open time; buckets without a trade have no row.
+    """
+    if trades.is_empty():
+        return empty_candles()
+    bars = (
+        trades.with_columns(open_time=pl.col("time_ms") // timeframe.ms * timeframe.ms)
+        .group_by("open_time", maintain_order=True)
+        .agg(
+            open=pl.col("price").first(),
+            high=pl.col("price").max(),
+            low=pl.col("price").min(),
+            close=pl.col("price").last(),
+            volume=pl.col("quantity").sum(),
+            quote_volume=(pl.col("price").cast(pl.Int128) * pl.col("quantity")).sum(),
+            trade_count=(pl.col("last_trade_id") - pl.col("first_trade_id") + 1).sum(),
+            first_agg_trade_id=pl.col("agg_trade_id").min(),
+            last_agg_trade_id=pl.col("agg_trade_id").max(),
+        )
+        .sort("open_time")
+    )
+    inside = pl.lit(False)
+    for lo, hi in proven:
+        inside = inside | ((pl.col("open_time") >= lo) & (pl.col("open_time") + timeframe.ms <= hi))
+    tick, lot = float(10**instrument.price_decimals), float(10**instrument.quantity_decimals)
+    return bars.with_columns(
+        *(pl.col(name) / tick for name in ("open", "high", "low", "close")),
+        volume=pl.col("volume") / lot,
+        quote_volume=pl.col("quote_volume").cast(pl.Float64) / (tick * lot),
+        complete=inside,
+        source=pl.when(inside).then(pl.lit("trades")).otherwise(pl.lit("incomplete_trades")),
+        n_present=pl.lit(1, pl.Int32),
+        n_expected=pl.lit(1, pl.Int32),
+    ).select(pl.col(name).cast(kind) for name, kind in CANDLE_SCHEMA.items())
+
+
+def merge_sources(from_trades: pl.DataFrame, klines: pl.DataFrame) -> pl.DataFrame:
+    """Return one bar for each open time: contiguous trades before klines before incomplete trades."""
+    if klines.is_empty() or from_trades.is_empty():
+        return from_trades if klines.is_empty() else klines
+    return (
+        pl.concat([from_trades, klines])
+        .sort(pl.col("source").replace_strict(RANK, return_dtype=pl.Int32), descending=True, maintain_order=True)
+        .unique("open_time", keep="first", maintain_order=True)
+        .sort("open_time")
+    )
+
+
+def unproven(lo_ms: int, hi_ms: int, proven: Sequence[tuple[int, int]], timeframe: Timeframe) -> list[tuple[int, int]]:
+    """Return the half-open ranges of whole buckets inside `[lo_ms, hi_ms)` that no proven range covers."""
+    ranges: list[tuple[int, int]] = []
+    start = lo_ms
+    for lo, hi in sorted(proven):
+        first, last = timeframe.ceil(lo), timeframe.floor(hi)
+        if last <= start or first >= hi_ms or last <= first:
+            continue
+        if first > start:
+            ranges.append((start, first))
+        start = max(start, last)
+    if start < hi_ms:
+        ranges.append((start, hi_ms))
+    return ranges
+
+
+def roll_up(
+    candles: pl.DataFrame,
+    source: Timeframe,
+    target: Timeframe,
+    instrument: Instrument,
+    empty: Sequence[tuple[int, int]] = (),
+) -> pl.DataFrame:
+    """Return the bars of `target` made from finer bars.
+
+    Args:
+        candles: `CANDLE_SCHEMA` of timeframe `source`, ordered by open time.
+        source: A timeframe that divides `target`.
+        target: The timeframe to make.
+        instrument: Gives the size of a lot.
+        empty: Half-open ranges of exchange time (ms) in which a bucket without a row is proven to hold no trade; there
+            a missing part is present, and empty.
+
+    Returns:
+        `CANDLE_SCHEMA`. A bar that lacks a part, or holds an incomplete one, has `complete = false`.
+
+    Raises:
+        WrongTimeframe: `source` does not divide `target`.
+    """
+    if target.ms <= source.ms or target.ms % source.ms:
+        raise WrongTimeframe(f"{target} bars cannot be made from {source} bars")
+    if candles.is_empty():
+        return empty_candles()
+    lot = float(10**instrument.quantity_decimals)
+    bucket = pl.col("open_time") // target.ms * target.ms
+    bars = (
+        candles.with_columns(
+            bucket=bucket,
+            lots=(pl.col("volume") * lot).round(),
+            present=pl.when(pl.col("complete")).then(1).otherwise(0),
+        )
+        .group_by("bucket", maintain_order=True)
+        .agg(
+            open=pl.col("open").first(),
+            high=pl.col("high").max(),
+            low=pl.col("low").min(),
+            close=pl.col("close").last(),
+            # Lots are whole numbers below 2^53, so this float sum is exact in any order.
+            volume=pl.col("lots").sum() / lot,
+            quote_volume=pl.col("quote_volume").sum(),
+            trade_count=pl.when(pl.col("trade_count").is_null().any())
+            .then(None)
+            .otherwise(pl.col("trade_count").sum()),
+            first_agg_trade_id=pl.col("first_agg_trade_id").min(),
+            last_agg_trade_id=pl.col("last_agg_trade_id").max(),
+            n_present=pl.col("present").sum(),
+            open_times=pl.col("open_time"),
+        )
+        .sort("bucket")
+        .rename({"bucket": "open_time"})
+    )
+    n_expected = target.ms // source.ms
+    empties = _empty_parts(bars, source, target, empty)
+    return bars.with_columns(
+        n_present=pl.col("n_present") + empties,
+        n_expected=pl.lit(n_expected),
+        complete=(pl.col("n_present") + empties) == n_expected,
+        source=pl.lit("rollup"),
+    ).select(pl.col(name).cast(kind) for name, kind in CANDLE_SCHEMA.items())
+
+
+def _empty_parts(
+    bars: pl.DataFrame, source: Timeframe, target: Timeframe, empty: Sequence[tuple[int, int]]
+) -> pl.Series:
+    """Count, for each bar, the parts without a row that lie in a proven range."""
+    counts = [0] * len(bars)
+    n_expected = target.ms // source.ms
+    for index, (open_time, open_times) in enumerate(bars.select("open_time", "open_times").iter_rows()):
+        if len(open_times) == n_expected:
+            continue
+        have = set(open_times)
+        close_time = open_time + target.ms
+        for lo, hi in empty:
+            first = source.ceil(max(lo, open_time))
+            for part in range(first, min(hi, close_time) - source.ms + 1, source.ms):
+                if part not in have:
+                    counts[index] += 1
+                    have.add(part)
+    return pl.Series("empty_parts", counts, dtype=pl.Int64)
+
+
+def missing_bars(candles: pl.DataFrame, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> list[tuple[int, int]]:
+    """Return the half-open ranges (ms) inside `[lo_ms, hi_ms)` that have no row, in order."""
+    edges = [lo_ms - timeframe.ms, *candles["open_time"].to_list(), timeframe.ceil(hi_ms)]
+    steps = zip(edges, edges[1:], strict=False)
+    return [(before + timeframe.ms, after) for before, after in steps if after - before > timeframe.ms]

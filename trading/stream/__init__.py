@@ -1,0 +1,1 @@
+"""Contiguity, batching and back-off of trade streams, without a socket."""

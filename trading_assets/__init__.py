@@ -1,0 +1,1 @@
+"""What exists: thin software-defined assets, their checks and partitions, and the command line."""

@@ -1,0 +1,74 @@
+"""When what is materialized: the whole chain in one run, daily for what has closed, every 15 minutes for today.
+
+A run costs about six CPU seconds and a partition inside a run about 0.03, so the chain is one job and never a run for a
+single small step. The schedules are written by hand: the stock builder asks at midnight for the new day, and yesterday's
+last hours would stay as they were.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import dagster as dg
+
+from trading_assets.partitions import partition_key, symbol_days, symbols
+
+CHAIN_GROUPS: Final = ("trades", "candles", "indicators", "rag")
+
+chain: Final = dg.define_asset_job(
+    "market_chain",
+    dg.AssetSelection.groups(*CHAIN_GROUPS),
+    partitions_def=symbol_days,
+    executor_def=dg.in_process_executor,
+    description="One symbol over a range of days, from the journal to the market memory.",
+    tags={"chain": "market"},
+)
+upkeep: Final = dg.define_asset_job(
+    "upkeep",
+    dg.AssetSelection.assets("instruments", "hot_values"),
+    executor_def=dg.in_process_executor,
+    description="Instruments from the exchange and hot values for live readers.",
+)
+
+
+def days_to_close(now: datetime) -> list[str]:
+    """Return the days that the daily run asks for: yesterday, and the day whose outcomes have just matured."""
+    return [(now - timedelta(days=back)).strftime("%Y-%m-%d") for back in (2, 1)]
+
+
+def _requests(
+    context: dg.ScheduleEvaluationContext, days: list[str], label: str, priority: str
+) -> Iterator[dg.RunRequest]:
+    names = context.instance.get_dynamic_partitions(symbols.name or "")
+    if not names:
+        yield dg.SkipReason("no symbol is registered yet; materialize 'instruments' first")  # pyright: ignore
+        return
+    for symbol in names:
+        for day in days:
+            yield dg.RunRequest(
+                run_key=f"{label}/{context.scheduled_execution_time:%Y-%m-%dT%H:%M}/{symbol}/{day}",
+                partition_key=partition_key(symbol, day),
+                tags={"dagster/priority": priority, "refresh": label},
+            )
+
+
+@dg.schedule(job=chain, cron_schedule="10 0 * * *", execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING)
+def close_days(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+    """At 00:10 UTC close yesterday and fill the outcomes that matured with it."""
+    yield from _requests(context, days_to_close(context.scheduled_execution_time.astimezone(UTC)), "daily", "5")
+
+
+@dg.schedule(job=chain, cron_schedule="*/15 * * * *", execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING)
+def refresh_today(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+    """Every quarter of an hour bring today up to date, the whole chain in one run a symbol."""
+    today = context.scheduled_execution_time.astimezone(UTC).strftime("%Y-%m-%d")
+    yield from _requests(context, [today], "today", "10")
+
+
+keep_hot: Final = dg.ScheduleDefinition(
+    name="keep_hot",
+    job=upkeep,
+    cron_schedule="5,20,35,50 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)

@@ -1,0 +1,156 @@
+"""Candles of one symbol and day.
+
+One row is what happened in one closed interval, keyed by its open time. One-minute bars are made from trades where ids
+prove them and fetched as klines elsewhere; every longer bar is rolled up from the finest bars that are stored. A bar
+that lacks a part is there, and says `complete = false`.
+"""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from resources.wiring import ExchangeClient, MarketDatabase
+from trading.market.timeframe import ROLLED_UP, Timeframe
+from trading_assets.catalogue import daily
+from trading_assets.materialized import column_schema, record_days
+from trading_assets.partitions import SymbolWindow, symbol_window
+from trading_assets.trades import agg_trades
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from resources.stores import Exchange
+    from resources.timescale.store import MarketStore
+    from trading.market.instrument import Instrument
+
+CANDLE_COLUMNS = {
+    "open_time": "timestamptz",
+    **dict.fromkeys(("open", "high", "low", "close", "volume", "quote_volume"), "float8"),
+    **dict.fromkeys(("trade_count", "first_agg_trade_id", "last_agg_trade_id"), "bigint"),
+    "source": "trades | kline | incomplete_trades | rollup",
+    "complete": "boolean",
+    "n_present": "integer",
+    "n_expected": "integer",
+}
+
+
+def _describe(timeframe: Timeframe) -> str:
+    made = (
+        "made from trades where ids prove them, fetched as klines elsewhere"
+        if timeframe is Timeframe.M1
+        else "rolled up from the finest bars that are stored"
+    )
+    return f"One row is one closed {timeframe} bar, keyed by its open time, {made}; known at its close."
+
+
+@dg.asset(
+    **daily("candles", "postgres"),
+    deps=[agg_trades],
+    metadata=column_schema(CANDLE_COLUMNS),
+    description=_describe(Timeframe.M1),
+)
+def candles_1m(context: dg.AssetExecutionContext, market: MarketDatabase, exchange: ExchangeClient) -> None:
+    """See `_describe`; the description is the asset's page."""
+    from resources.timescale.tables import CANDLE
+
+    window = symbol_window(context)
+    bars = minute_bars(market.store, exchange.client, window)
+    written = market.store.write(CANDLE, window.symbol, bars, window.lo_ms, window.hi_ms, Timeframe.M1)
+    record_days(
+        context, market.store, CANDLE, window, written, timeframe=Timeframe.M1, **_absent(bars, Timeframe.M1, market, window)
+    )
+
+
+def rolled_candles(timeframe: Timeframe) -> dg.AssetsDefinition:
+    """Return the asset of one timeframe longer than a minute."""
+
+    @dg.asset(
+        **daily("candles", "postgres"),
+        name=f"candles_{timeframe}",
+        deps=[candles_1m],
+        metadata=column_schema(CANDLE_COLUMNS),
+        description=_describe(timeframe),
+    )
+    def candles(context: dg.AssetExecutionContext, market: MarketDatabase, exchange: ExchangeClient) -> None:
+        from resources.timescale.tables import CANDLE
+
+        window = symbol_window(context)
+        bars = longer_bars(market.store, exchange.client, window, timeframe)
+        written = market.store.write(
+            CANDLE, window.symbol, bars, window.lo_ms, window.hi_ms, timeframe, exact=True
+        )
+        record_days(
+            context, market.store, CANDLE, window, written, timeframe=timeframe, incomplete=int((~bars["complete"]).sum())
+        )
+
+    return candles
+
+
+def minute_bars(market: "MarketStore", exchange: "Exchange", window: SymbolWindow) -> "pl.DataFrame":
+    """Return the closed one-minute bars of a window: from trades where proven, else the exchange's klines."""
+    from resources.timescale.tables import TRADE
+    from trading.market.candle import candles_from_trades, merge_sources
+
+    instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, Timeframe.M1)
+    proven = [(r.proven_from_ms, r.proven_until_ms) for r in market.trade_coverage(window.symbol)]
+    trades = market.read(TRADE, window.symbol, window.lo_ms, hi_ms)
+    from_trades = candles_from_trades(trades, instrument, Timeframe.M1, proven)
+    return merge_sources(from_trades, _klines(exchange, instrument, Timeframe.M1, (window.lo_ms, hi_ms), proven))
+
+
+def longer_bars(
+    market: "MarketStore", exchange: "Exchange", window: SymbolWindow, timeframe: Timeframe
+) -> "pl.DataFrame":
+    """Return the closed bars of a window rolled up from the finest stored bars, or native where none are finer."""
+    from resources.timescale.tables import CANDLE
+    from trading.market.candle import empty_candles, roll_up
+
+    instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, timeframe)
+    for finer in (t for t in (Timeframe.M1, *ROLLED_UP) if t.ms < timeframe.ms and timeframe.ms % t.ms == 0):
+        parts = market.read(CANDLE, window.symbol, window.lo_ms, hi_ms, finer)
+        if len(parts):
+            proven = [(r.proven_from_ms, r.proven_until_ms) for r in market.trade_coverage(window.symbol)]
+            return roll_up(parts, finer, timeframe, instrument, proven if finer is Timeframe.M1 else ())
+    if exchange.finest(instrument, window.lo_ms) is timeframe:
+        return exchange.klines(instrument, timeframe, window.lo_ms, hi_ms)
+    return empty_candles()
+
+
+def _klines(
+    exchange: "Exchange",
+    instrument: "Instrument",
+    timeframe: Timeframe,
+    span: tuple[int, int],
+    proven: list[tuple[int, int]],
+) -> "pl.DataFrame":
+    import polars as pl
+
+    from trading.market.candle import empty_candles, unproven
+
+    ranges = unproven(*span, proven, timeframe)
+    if not ranges or exchange.finest(instrument, span[0]) is not timeframe:
+        return empty_candles()
+    return pl.concat([exchange.klines(instrument, timeframe, lo, hi) for lo, hi in ranges])
+
+
+def _closed(exchange: "Exchange", window: SymbolWindow, timeframe: Timeframe) -> int:
+    """Return the end of the window's closed bars: an open bar is no fact yet."""
+    return max(window.lo_ms, min(window.hi_ms, timeframe.floor(exchange.now_ms())))
+
+
+def _absent(
+    bars: "pl.DataFrame", timeframe: Timeframe, market: MarketDatabase, window: SymbolWindow
+) -> dict[str, int]:
+    """Return how many minutes have no bar: proven empty by ids, or missing at the source."""
+    from trading.market.candle import missing_bars, unproven
+
+    if bars.is_empty():
+        return {"minutes_empty": 0, "minutes_missing": 0}
+    proven = [(r.proven_from_ms, r.proven_until_ms) for r in market.store.trade_coverage(window.symbol)]
+    holes = missing_bars(bars, timeframe, int(bars["open_time"][0]), int(bars["open_time"][-1]) + timeframe.ms)
+    total = sum(hi - lo for lo, hi in holes) // timeframe.ms
+    missing = sum(b - a for lo, hi in holes for a, b in unproven(lo, hi, proven, timeframe)) // timeframe.ms
+    return {"minutes_empty": total - missing, "minutes_missing": missing}
+
+
+candles_of = {timeframe: rolled_candles(timeframe) for timeframe in ROLLED_UP}

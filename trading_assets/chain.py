@@ -1,0 +1,49 @@
+"""Run Dagster jobs in this process, one after the other, as told on standard input.
+
+Each line asks for one job: `instruments`, `chain SYMBOL FIRST_DAY LAST_DAY`, `hot_values` or `checks`. Each asset prints
+one JSON line when it is done, and each job one at its end: `{"run": id, "success": …, "checks": {"passed": n, "failed":
+n}, "failures": […]}`. The import of Dagster is paid once, while whoever asks still prepares.
+"""
+
+import json
+import sys
+
+import dagster as dg
+
+from trading_assets.definitions import defs
+from trading_assets.partitions import range_tags
+
+
+def run_job(instance: dg.DagsterInstance, command: str, *arguments: str) -> None:
+    """Run one job and print its outcome."""
+    name, tags, selection = "upkeep", {}, [dg.AssetKey(command)]
+    if command == "chain":
+        name, tags, selection = "market_chain", range_tags(*arguments), None
+    result = defs.resolve_job_def(name).execute_in_process(
+        instance=instance, tags=tags, asset_selection=selection, raise_on_error=False
+    )
+    evaluations = result.get_asset_check_evaluations()
+    failed = [evaluation for evaluation in evaluations if not evaluation.passed]
+    errors = [
+        f"{event.step_key}: {(event.event_specific_data.error.cause or event.event_specific_data.error).message.strip()}"  # pyright: ignore
+        for event in result.all_events
+        if event.is_step_failure
+    ]
+    outcome = {
+        "run": result.run_id,
+        "success": result.success,
+        "checks": {"passed": len(evaluations) - len(failed), "failed": len(failed)},
+        "failures": [f"{e.asset_key.to_user_string()}: {e.description}" for e in failed] + errors,
+    }
+    print(json.dumps(outcome), flush=True)
+
+
+def main() -> None:
+    """Run each job that a line of standard input asks for."""
+    with dg.DagsterInstance.get() as instance:
+        for line in sys.stdin:
+            run_job(instance, *line.split())
+
+
+if __name__ == "__main__":
+    main()

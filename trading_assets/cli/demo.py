@@ -1,0 +1,290 @@
+"""The whole way once, offline: a simulated exchange, a collector, one chain of assets a symbol, and a question at the end.
+
+The demo ends at a moment that its first run fixes in the home, so that a second run asks for the same days and changes
+nothing. Dagster runs in worker processes that are started first and import while trades are being collected.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trading.errors import TradingError
+from trading.market.timeframe import DAY_MS, HOUR_MS
+
+if TYPE_CHECKING:
+    from resources.stores import Stores
+
+LIVE_MS = HOUR_MS
+"""How much of the end arrives as trades over the websocket; the history before it comes as klines."""
+
+MAX_DAYS = 1_000
+
+
+class BadDemo(TradingError):
+    """A demo was asked for that cannot be run."""
+
+
+class StepFailed(TradingError):
+    """A process of the demo ended badly."""
+
+
+@dataclass(frozen=True)
+class DemoRequest:
+    """What was asked for; `end_ms` and `symbols` fall back to what the home's first run fixed."""
+
+    days: int
+    end_ms: int | None
+    symbols: tuple[str, ...]
+    seed: int
+    recording: Path | None
+
+
+@dataclass
+class Progress:
+    """What the workers have reported so far."""
+
+    changed: Counter[str] = field(default_factory=Counter)
+    passed: int = 0
+    failed: int = 0
+    runs: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def take(self, line: dict[str, Any]) -> None:
+        """Add one line of a worker."""
+        if "asset" in line:
+            self.changed.update(line["changed"])
+            return
+        self.runs += 1
+        self.passed += line["checks"]["passed"]
+        self.failed += line["checks"]["failed"]
+        self.failures += line["failures"]
+
+
+class Worker:
+    """A process that runs Dagster jobs in the order in which it is told to."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self._log = log
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "trading_assets.chain"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("ab"),
+            text=True,
+            env=environment,
+        )
+
+    def start(self, *command: str) -> None:
+        """Ask for one job; `finish` waits for it."""
+        assert self._process.stdin is not None  # noqa: S101
+        self._process.stdin.write(" ".join(command) + "\n")
+        self._process.stdin.flush()
+
+    def finish(self, progress: Progress, show: Any) -> None:
+        """Read the job's lines until its outcome."""
+        assert self._process.stdout is not None  # noqa: S101
+        for text in self._process.stdout:
+            if not text.startswith("{"):
+                continue
+            line = json.loads(text)
+            progress.take(line)
+            show(line)
+            if "run" in line:
+                return
+        raise StepFailed(f"a worker ended with status {self._process.wait()}", f"see {self._log}")
+
+    def close(self) -> None:
+        """Let the process end."""
+        assert self._process.stdin is not None  # noqa: S101
+        self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What this demo covers: days and symbols, and how its exchange is started."""
+
+    symbols: tuple[str, ...]
+    first_day: str
+    last_day: str
+    end_ms: int
+    live_ms: int
+    exchange_arguments: tuple[str, ...]
+
+
+def plan_demo(request: DemoRequest, fixed: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
+    """Return what to run and what the home must hold fixed, from a request and what its home has fixed already."""
+    if not 1 <= request.days <= MAX_DAYS:
+        raise BadDemo(f"--days {request.days} is not between 1 and {MAX_DAYS}", "choose fewer days")
+    if request.recording is not None:
+        return _plan_recording(request)
+    today = time.time_ns() // 1_000_000 // DAY_MS * DAY_MS
+    end_ms = request.end_ms or fixed.get("end_ms") or today
+    if end_ms % DAY_MS or end_ms > today:
+        raise BadDemo(f"--end {_day(end_ms)} is no day that has begun", "give a UTC day up to today")
+    symbols = request.symbols or tuple(fixed.get("symbols", ())) or ("BTCUSDT", "ETHUSDT")
+    start_ms = end_ms - request.days * DAY_MS
+    arguments = ("--seed", str(request.seed), "--symbols", ",".join(symbols))
+    clock = {"source": "synthetic", "seed": request.seed, "end_ms": end_ms, "symbols": list(symbols)}
+    plan = Plan(symbols, _day(start_ms), _day(end_ms - 1), end_ms, end_ms - LIVE_MS, arguments)
+    return plan, clock
+
+
+def _plan_recording(request: DemoRequest) -> tuple[Plan, dict[str, Any]]:
+    from resources.simulator.recording import Recording
+
+    folder = request.recording
+    assert folder is not None  # noqa: S101
+    recording = Recording(folder)
+    symbols = request.symbols or tuple(recording.symbols)
+    unknown = [name for name in symbols if name not in recording.symbols]
+    if unknown:
+        raise BadDemo(f"--symbols {unknown[0]} is not in {folder}", f"it holds {', '.join(recording.symbols)}")
+    clock = {"source": "recording", "digest": recording.digest(), "symbols": sorted(symbols), "end_ms": recording.end_ms}
+    arguments = ("--recording", str(folder.resolve()), "--symbols", ",".join(symbols))
+    start_ms = recording.start_ms
+    live_ms = recording.end_ms if not recording.has_trades else start_ms - start_ms % DAY_MS
+    return Plan(symbols, _day(start_ms), _day(recording.end_ms - 1), recording.end_ms, live_ms, arguments), clock
+
+
+def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, Any]:
+    """Run the demo in a home and return its summary."""
+    from resources.home import Home
+    from resources.stores import open_stores
+    from trading_assets.cli.progress import showing
+
+    started = time.monotonic()
+    home = Home(home_path)
+    plan, clock = plan_demo(request, home.clock)
+    home.create("simulated", clock)
+    os.environ["TRADING_SYMBOLS"] = ",".join(plan.symbols)
+    with open_stores(home_path) as stores, showing(quiet, plan) as show:
+        environment = _environment(stores)
+        with _exchange(stores, plan, environment) as rest_url:
+            environment["TRADING_EXCHANGE_REST_URL"] = rest_url
+            workers = [Worker(environment, home.logs_dir / f"worker-{n}.log") for n in range(min(2, len(plan.symbols)))]
+            try:
+                show({"stage": "collecting trades off the websocket"})
+                restored = _collect(stores, plan, environment, rest_url)
+                progress = Progress(Counter({"rocksdb": restored}))
+                _materialize(workers, plan, progress, show)
+            finally:
+                for worker in workers:
+                    worker.close()
+        summary = _summary(stores, plan, progress)
+    summary["elapsed_s"] = round(time.monotonic() - started, 1)
+    if not quiet:
+        from trading_assets.cli.render import table_of
+
+        table_of("From the wire to a searchable memory", summary)
+    return summary
+
+
+@contextmanager
+def _exchange(stores: "Stores", plan: Plan, environment: dict[str, str]) -> Iterator[str]:
+    """Run the simulated exchange at the client's pace; yield the root of its REST interface."""
+    ready = stores.home.run_dir / "exchange.json"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "resources.simulator", "--port", "0", "--speed", "max", "--parent", str(os.getpid())]
+    command += ["--start-ms", str(plan.live_ms), "--end-ms", str(plan.end_ms), "--port-file", str(ready)]
+    log = stores.home.logs_dir / "exchange.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen([*command, *plan.exchange_arguments], stdout=output, stderr=output, env=environment)
+    try:
+        deadline = time.monotonic() + 60
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise StepFailed("the simulated exchange did not start", f"see {log}")
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{json.loads(ready.read_text(encoding='utf-8'))['port']}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _materialize(workers: list[Worker], plan: Plan, progress: Progress, show: Any) -> None:
+    """Run the instruments, one chain a symbol on as many workers as there are, and the hot values."""
+    show({"stage": "materializing"})
+    workers[0].start("instruments")
+    workers[0].finish(progress, show)
+    for first in range(0, len(plan.symbols), len(workers)):
+        busy = list(zip(workers, plan.symbols[first : first + len(workers)], strict=False))
+        for worker, symbol in busy:
+            worker.start("chain", symbol, plan.first_day, plan.last_day)
+        for worker, _ in busy:
+            worker.finish(progress, show)
+    workers[0].start("hot_values")
+    workers[0].finish(progress, show)
+    workers[0].start("checks")
+    workers[0].finish(progress, show)
+
+
+def _environment(stores: "Stores") -> dict[str, str]:
+    from resources.dagster_home import prepare_dagster_home
+
+    dagster_home = prepare_dagster_home(stores.home)
+    return {
+        **os.environ,
+        "DAGSTER_HOME": str(dagster_home),
+        "DAGSTER_EVENT_BATCH_SIZE": "1000",
+        "TRADING_DAGSTER_URL": stores.urls.dagster,
+        "TRADING_PROGRESS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url: str) -> int:
+    """Run the collector to the end of the exchange's clock; return how many lost batches it restored."""
+    command = [sys.executable, "-m", "resources.collector", "--journal", str(stores.home.rocksdb_dir)]
+    command += ["--rest", rest_url, "--ws", rest_url.replace("http", "ws", 1), "--symbols", ",".join(plan.symbols)]
+    command += ["--since-ms", str(plan.live_ms), "--until-ms", str(plan.end_ms), "--venue", stores.venue]
+    log = stores.home.logs_dir / "collector.log"
+    with log.open("ab") as errors:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True, check=False)
+    if done.returncode:
+        raise StepFailed(f"the collector ended with status {done.returncode}", f"see {log}")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    return int(json.loads(lines[-1]).get("restored_batches", 0)) if lines else 0
+
+
+def _summary(stores: "Stores", plan: Plan, progress: Progress) -> dict[str, Any]:
+    from trading_assets.cli.similar import NoState, similar
+    from trading_assets.cli.status import counts
+
+    neighbours = 0
+    from resources.timescale.tables import FEATURE
+
+    for symbol in plan.symbols:
+        span = stores.market.span(FEATURE, symbol)
+        if span:
+            try:
+                neighbours += len(similar(stores, symbol, span[1], 10)["neighbours"])
+            except NoState:
+                continue
+    return {
+        "elapsed_s": 0.0,
+        **counts(stores),
+        "neighbours": neighbours,
+        "checks": {"passed": progress.passed, "failed": progress.failed},
+        "runs": progress.runs,
+        "changed": {name: progress.changed[name] for name in ("rocksdb", "postgres", "lmdb", "qdrant", "redis")},
+        "failures": progress.failures,
+        "home": str(stores.home.path),
+    }
+
+
+def _day(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d")

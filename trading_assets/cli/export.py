@@ -1,0 +1,75 @@
+"""What the stores hold, as a file for other programs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trading.errors import TradingError
+from trading.market.timeframe import CANDLE_TIMEFRAMES, Timeframe
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from resources.stores import Stores
+
+DATASETS = ("agg_trades", "candles", "indicators", "snapshots", "outcomes", "features")
+
+
+class BadExport(TradingError):
+    """An export was asked for that cannot be made."""
+
+
+def export(stores: "Stores", dataset: str, symbol: str, timeframe: str, lo_ms: int, hi_ms: int, out: Path) -> int:
+    """Write one dataset of one symbol to `out` (`.csv` or `.parquet`) and return its rows.
+
+    The file appears whole or not at all.
+    """
+    if dataset not in DATASETS:
+        raise BadExport(f"{dataset} is no dataset", f"choose one of {', '.join(DATASETS)}")
+    if out.suffix not in {".csv", ".parquet"}:
+        raise BadExport(f"--out {out} is neither .csv nor .parquet", "name the file accordingly")
+    if lo_ms >= hi_ms:
+        raise BadExport("--start is not before --end", "swap them")
+    frame = rows(stores, dataset, symbol, timeframe, lo_ms, hi_ms)
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    if out.suffix == ".parquet":
+        frame.write_parquet(unfinished, compression="zstd")
+    else:
+        frame.write_csv(unfinished, datetime_format="%Y-%m-%dT%H:%M:%S%.3fZ")
+    unfinished.replace(out)
+    return len(frame)
+
+
+def rows(stores: "Stores", dataset: str, symbol: str, timeframe: str, lo_ms: int, hi_ms: int) -> "pl.DataFrame":
+    """Return one dataset with times in UTC and trades in exact decimals' nearest floats."""
+    import polars as pl
+
+    from resources.timescale.tables import CANDLE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE
+
+    table = {
+        "agg_trades": TRADE,
+        "candles": CANDLE,
+        "indicators": INDICATOR,
+        "snapshots": SNAPSHOT,
+        "outcomes": OUTCOME,
+        "features": FEATURE,
+    }[dataset]
+    if table.by_timeframe and timeframe not in set(CANDLE_TIMEFRAMES):
+        raise BadExport(f"--timeframe {timeframe or '(none)'} is not kept", f"choose one of {', '.join(CANDLE_TIMEFRAMES)}")
+    frame = stores.market.read(
+        table, symbol, lo_ms, hi_ms, Timeframe(timeframe) if table.by_timeframe else None
+    )
+    instrument = stores.market.instrument(symbol)
+    name = table.time_column
+    frame = frame.with_columns(
+        pl.from_epoch(pl.col(table.time), time_unit="ms").dt.replace_time_zone("UTC").alias(table.time)
+    ).rename({table.time: name})
+    if table is TRADE:
+        frame = frame.with_columns(
+            pl.col("price") / float(10**instrument.price_decimals),
+            pl.col("quantity") / float(10**instrument.quantity_decimals),
+        )
+    if table is OUTCOME:
+        frame = frame.with_columns(
+            matures_at=pl.from_epoch("matures_at_ms", time_unit="ms").dt.replace_time_zone("UTC")
+        ).drop("matures_at_ms")
+    return frame.select(name, *(column for column in frame.columns if column != name))

@@ -1,0 +1,190 @@
+"""`trading`: the command line.
+
+Every command takes `--json`; then the last line of standard output is one JSON object, errors included. Commands reach
+the stores directly and Dagster by subprocess, so that none of them waits for Dagster to import.
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trading.errors import TradingError
+from trading_assets.cli.output import emit, speaking_plainly
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Market data you can prove.")
+config = typer.Typer(no_args_is_help=True, help="Settings: value, origin, meaning.")
+app.add_typer(config, name="config")
+
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON object.")]
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder that keeps everything (TRADING_HOME).")]
+SymbolOption = Annotated[str, typer.Option("--symbol", help="Exchange name, e.g. BTCUSDT.")]
+
+
+class BadMoment(TradingError):
+    """A time was given that is no UTC date or time."""
+
+
+def home_path(home: Path | None) -> Path:
+    """Return the home's folder and make it known to every process started from here."""
+    path = (home or Path(os.environ.get("TRADING_HOME") or ".trading")).expanduser().resolve()
+    os.environ["TRADING_HOME"] = str(path)
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(path / "numba"))
+    return path
+
+
+def moment_ms(text: str | None, default: int, option: str) -> int:
+    """Return an ISO date or time as epoch milliseconds; without an offset it is UTC."""
+    if text is None:
+        return default
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise BadMoment(f"{option} {text!r} is no date or time", "write 2026-11-20 or 2026-11-20T12:00Z") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+@app.command()
+def demo(
+    home: HomeOption = None,
+    days: Annotated[int, typer.Option(help="Days of history.")] = 180,
+    end: Annotated[str | None, typer.Option(help="UTC day at whose start the demo ends; fixed by the first run.")] = None,
+    symbols: Annotated[str, typer.Option(help="Symbols, separated by commas.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic market.")] = 7,
+    recording: Annotated[Path | None, typer.Option(help="Folder of recorded trades or klines to play instead.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole way once, from the wire to similar states, and end with a summary."""
+    with speaking_plainly(as_json):
+        from trading_assets.cli.demo import DemoRequest, run_demo
+
+        wanted = tuple(name.strip().upper() for name in symbols.split(",") if name.strip())
+        end_ms = moment_ms(end, 0, "--end") or None
+        summary = run_demo(home_path(home), DemoRequest(days, end_ms, wanted, seed, recording), quiet=as_json)
+        emit(summary, as_json)
+        if summary["checks"]["failed"] or summary["failures"]:
+            raise typer.Exit(1)
+
+
+@app.command()
+def up(
+    home: HomeOption = None,
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI (TRADING_PORT).")] = 0,
+    days: Annotated[int, typer.Option(help="Days of history to materialize first.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Start servers, exchange, collectors and the Dagster UI; Ctrl-C stops all."""
+    with speaking_plainly(as_json):
+        from trading_assets.cli.up import up as run_up
+
+        run_up(home_path(home), port=port or None, days=days)
+
+
+@app.command()
+def status(home: HomeOption = None, as_json: Json = False) -> None:
+    """Count what the stores hold as they stand."""
+    with speaking_plainly(as_json):
+        from resources.stores import open_stores
+        from trading_assets.cli.render import table_of
+        from trading_assets.cli.status import counts, digests
+
+        with open_stores(home_path(home)) as stores:
+            answer = counts(stores)
+            if as_json:
+                answer["digests"] = digests(stores)
+        if not as_json:
+            table_of("What the stores hold", answer)
+        emit(answer, as_json)
+
+
+@app.command()
+def export(
+    dataset: Annotated[str, typer.Argument(help="agg_trades, candles, indicators, snapshots, outcomes or features.")],
+    symbol: SymbolOption,
+    out: Annotated[Path, typer.Option("--out", help="File to write, .csv or .parquet.")],
+    timeframe: Annotated[str, typer.Option(help="Of candles and indicators.")] = "",
+    start: Annotated[str | None, typer.Option(help="First moment, UTC.")] = None,
+    end: Annotated[str | None, typer.Option(help="Moment before which it ends, UTC.")] = None,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """Write what the stores hold to a file."""
+    with speaking_plainly(as_json):
+        from resources.stores import open_stores
+        from trading_assets.cli.export import export as write
+
+        lo_ms, hi_ms = moment_ms(start, 0, "--start"), moment_ms(end, 4_102_444_800_000, "--end")
+        with open_stores(home_path(home)) as stores:
+            rows = write(stores, dataset, symbol, timeframe, lo_ms, hi_ms, out)
+        if not as_json:
+            typer.echo(f"{rows} rows of {dataset} in {out}")
+        emit({"dataset": dataset, "symbol": symbol, "rows": rows, "out": str(out)}, as_json)
+
+
+@app.command()
+def similar(
+    symbol: Annotated[str, typer.Argument(help="Exchange name, e.g. BTCUSDT.")],
+    as_of: Annotated[str | None, typer.Option("--as-of", help="Moment of the question, UTC; default: the last state.")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many states.")] = 10,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """Find states like the one at a moment, with what came after them and was known by then."""
+    with speaking_plainly(as_json):
+        from resources.stores import open_stores
+        from resources.timescale.tables import FEATURE
+        from trading_assets.cli.render import neighbours_table
+        from trading_assets.cli.similar import similar as search
+
+        with open_stores(home_path(home)) as stores:
+            stores.market.instrument(symbol)
+            span = stores.market.span(FEATURE, symbol)
+            answer = search(stores, symbol, moment_ms(as_of, span[1] if span else 0, "--as-of"), k)
+        if not as_json:
+            neighbours_table(answer)
+        emit(answer, as_json)
+
+
+@app.command()
+def doctor(home: HomeOption = None, as_json: Json = False) -> None:
+    """Say what runs, where, in which version, what is wrong and what to do."""
+    with speaking_plainly(as_json):
+        from dataclasses import asdict
+
+        from resources.home import Home
+        from resources.settings import load_settings
+        from trading_assets.cli.doctor import doctor as examine
+        from trading_assets.cli.render import findings_table
+
+        path = home_path(home)
+        findings = examine(Home(path), load_settings(path))
+        if not as_json:
+            findings_table(findings)
+        rows: list[dict[str, Any]] = [asdict(finding) for finding in findings]
+        emit({"findings": rows}, as_json)
+        if any(row["state"] == "wrong" for row in rows):
+            raise typer.Exit(1)
+
+
+@config.command("show")
+def config_show(home: HomeOption = None, as_json: Json = False) -> None:
+    """Show every setting with its value, where it comes from and what it means."""
+    with speaking_plainly(as_json):
+        from resources.settings import load_settings
+        from trading_assets.cli.render import settings_table
+
+        rows = load_settings(home_path(home)).describe()
+        if not as_json:
+            settings_table(rows)
+        emit({"settings": [dict(zip(("key", "value", "origin", "meaning"), row, strict=True)) for row in rows]}, as_json)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

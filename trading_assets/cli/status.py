@@ -1,0 +1,87 @@
+"""Counts of what the stores of a home hold, as they stand."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resources.stores import Stores
+
+
+def counts(stores: "Stores") -> dict[str, Any]:
+    """Return rows of every store, gaps in the trades, and what is missing at the source."""
+    from resources.timescale.tables import CANDLE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE
+
+    market = stores.market
+    return {
+        "trades": sum(market.counts(TRADE).values()),
+        "trade_gaps": trade_gaps(stores),
+        "candles": market.counts(CANDLE),
+        "indicators": market.counts(INDICATOR),
+        "lmdb": stores.lmdb.counts(),
+        "snapshots": sum(market.counts(SNAPSHOT).values()),
+        "outcomes": sum(market.counts(OUTCOME).values()),
+        "features": sum(market.counts(FEATURE).values()),
+        "points": stores.index.count(),
+        "missing": missing(stores),
+    }
+
+
+def trade_gaps(stores: "Stores") -> int:
+    """Return how many holes there are between the ranges of ids that are held, and inside them."""
+    rows = stores.market.fetch(
+        """
+        SELECT (SELECT count(*) FROM (SELECT lead(first_id) OVER (PARTITION BY symbol_id ORDER BY first_id) - last_id AS step
+                                      FROM md.trade_coverage) r WHERE step > 1)
+             + (SELECT count(*) FROM md.trade_coverage c WHERE c.last_id - c.first_id + 1 <> (
+                    SELECT count(*) FROM md.trade t WHERE t.symbol_id = c.symbol_id
+                    AND t.agg_trade_id BETWEEN c.first_id AND c.last_id)) AS gaps
+        """
+    )
+    return int(rows[0]["gaps"])
+
+
+def missing(stores: "Stores") -> dict[str, list[dict[str, Any]]]:
+    """Return by symbol the stretches without a bar that no ids prove empty, as the exchange left them."""
+    from datetime import UTC, datetime
+
+    from resources.timescale.tables import CANDLE
+    from trading.market.candle import missing_bars, unproven
+    from trading.market.timeframe import CANDLE_TIMEFRAMES
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    for symbol in stores.market.instruments():
+        proven = [(r.proven_from_ms, r.proven_until_ms) for r in stores.market.trade_coverage(symbol)]
+        for timeframe in CANDLE_TIMEFRAMES:
+            span = stores.market.span(CANDLE, symbol, timeframe)
+            if span is None:
+                continue
+            # The finest bars tell; longer ones only repeat them.
+            bars = stores.market.read(CANDLE, symbol, span[0], span[1] + 1, timeframe)
+            holes = missing_bars(bars, timeframe, span[0], span[1] + timeframe.ms)
+            found[symbol] = [
+                {
+                    "from": datetime.fromtimestamp(lo / 1000, UTC).isoformat(),
+                    "to": datetime.fromtimestamp(hi / 1000, UTC).isoformat(),
+                    "timeframe": timeframe.value,
+                    "bars": (hi - lo) // timeframe.ms,
+                }
+                for start, end in holes
+                for lo, hi in unproven(start, end, proven, timeframe)
+            ]
+            break
+    return found
+
+
+def digests(stores: "Stores") -> dict[str, str]:
+    """Return a digest of each projection and table, the same for the same content."""
+    from resources.points import days_of_digests
+    from resources.timescale.tables import CANDLE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE
+
+    tables = {"trades": TRADE, "candles": CANDLE, "indicators": INDICATOR}
+    tables |= {"snapshots": SNAPSHOT, "outcomes": OUTCOME, "features": FEATURE}
+    answer = {name: stores.market.digest(table) for name, table in tables.items()}
+    answer |= {f"lmdb_{name}": stores.lmdb.digest(name) for name in stores.lmdb.counts()}
+    from hashlib import sha256
+
+    days = {symbol: days_of_digests(stores.index.stored(symbol)) for symbol in stores.market.instruments()}
+    answer["points"] = sha256(repr(sorted(days.items())).encode()).hexdigest()
+    return answer

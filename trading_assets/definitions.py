@@ -1,0 +1,66 @@
+"""The composition root: everything that Dagster sees of this project, put together once.
+
+`build_defs` takes other resources, so that a test builds the real code location on stores of its own. Nobody imports
+this module but Dagster, the runner of chains and tests.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from resources.wiring import (
+    ExchangeClient,
+    HotCache,
+    LmdbProjection,
+    MarketDatabase,
+    StateIndex,
+    TradeJournalReader,
+)
+from sensors.collector import collect_spot, collector_supervisor
+from trading_assets.automation import chain, close_days, keep_hot, refresh_today, upkeep
+from trading_assets.candles import candles_1m, candles_of
+from trading_assets.checks import checks
+from trading_assets.indicators import indicators_of, lmdb_candles, lmdb_indicators
+from trading_assets.operations import hot_values
+from trading_assets.rag import market_snapshots, qdrant_points, snapshot_features, snapshot_outcomes
+from trading_assets.trades import agg_trades, instruments, trade_batches
+
+RESOURCES: dict[str, type[dg.ConfigurableResource]] = {
+    "market": MarketDatabase,
+    "journal": TradeJournalReader,
+    "lmdb": LmdbProjection,
+    "index": StateIndex,
+    "hot": HotCache,
+    "exchange": ExchangeClient,
+}
+
+
+def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Return the code location, with some resources replaced where a test asks for it."""
+    return dg.Definitions(
+        assets=[
+            instruments,
+            trade_batches,
+            agg_trades,
+            candles_1m,
+            *candles_of.values(),
+            *indicators_of.values(),
+            lmdb_candles,
+            lmdb_indicators,
+            market_snapshots,
+            snapshot_outcomes,
+            snapshot_features,
+            qdrant_points,
+            hot_values,
+        ],
+        asset_checks=checks,
+        jobs=[chain, upkeep, collect_spot],
+        schedules=[close_days, refresh_today, keep_hot],
+        sensors=[collector_supervisor],
+        resources={name: kind() for name, kind in RESOURCES.items()} | dict(resource_overrides or {}),
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()
