@@ -12,7 +12,7 @@ from typing import Final
 import polars as pl
 
 from trading.errors import TradingError
-from trading.market.instrument import Instrument
+from trading.market.instrument import Instrument, exact_quotient
 from trading.market.timeframe import Timeframe
 
 CANDLE_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
@@ -81,11 +81,11 @@ def candles_from_trades(
     inside = pl.lit(False)
     for lo, hi in proven:
         inside = inside | ((pl.col("open_time") >= lo) & (pl.col("open_time") + timeframe.ms <= hi))
-    tick, lot = float(10**instrument.price_decimals), float(10**instrument.quantity_decimals)
+    money = instrument.price_decimals + instrument.quantity_decimals
     return bars.with_columns(
-        *(pl.col(name) / tick for name in ("open", "high", "low", "close")),
-        volume=pl.col("volume") / lot,
-        quote_volume=pl.col("quote_volume").cast(pl.Float64) / (tick * lot),
+        *(exact_quotient(bars[name], instrument.price_decimals) for name in ("open", "high", "low", "close")),
+        exact_quotient(bars["volume"], instrument.quantity_decimals),
+        exact_quotient(bars["quote_volume"].cast(pl.Float64), money),
         complete=inside,
         source=pl.when(inside).then(pl.lit("trades")).otherwise(pl.lit("incomplete_trades")),
         n_present=pl.lit(1, pl.Int32),
@@ -163,7 +163,7 @@ def roll_up(
             low=pl.col("low").min(),
             close=pl.col("close").last(),
             # Lots are whole numbers below 2^53, so this float sum is exact in any order.
-            volume=pl.col("lots").sum() / lot,
+            volume=pl.col("lots").sum(),
             quote_volume=pl.col("quote_volume").sum(),
             trade_count=pl.when(pl.col("trade_count").is_null().any())
             .then(None)
@@ -179,6 +179,7 @@ def roll_up(
     n_expected = target.ms // source.ms
     empties = _empty_parts(bars, source, target, empty)
     return bars.with_columns(
+        exact_quotient(bars["volume"], instrument.quantity_decimals),
         n_present=pl.col("n_present") + empties,
         n_expected=pl.lit(n_expected),
         complete=(pl.col("n_present") + empties) == n_expected,

@@ -44,6 +44,7 @@ def rows(stores: "Stores", dataset: str, symbol: str, timeframe: str, lo_ms: int
     import polars as pl
 
     from resources.timescale.tables import CANDLE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE
+    from trading.market.instrument import exact_quotient
 
     table = {
         "agg_trades": TRADE,
@@ -65,8 +66,8 @@ def rows(stores: "Stores", dataset: str, symbol: str, timeframe: str, lo_ms: int
     ).rename({table.time: name})
     if table is TRADE:
         frame = frame.with_columns(
-            pl.col("price") / float(10**instrument.price_decimals),
-            pl.col("quantity") / float(10**instrument.quantity_decimals),
+            exact_quotient(frame["price"], instrument.price_decimals),
+            exact_quotient(frame["quantity"], instrument.quantity_decimals),
         )
     if table is OUTCOME:
         frame = frame.with_columns(

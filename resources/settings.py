@@ -1,0 +1,209 @@
+"""Settings: one value each for a name, from the environment, else the home's `trading.toml`, else a default.
+
+Nothing needs to be configured to begin. A setting that is unknown or out of range is refused when it is loaded, by its
+name and with what is allowed; nothing starts with half of its settings.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from trading.errors import TradingError
+
+
+class BadSetting(TradingError):
+    """A setting is unknown or out of range."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its section and key in `trading.toml`, its variable, default, reading and meaning."""
+
+    section: str
+    key: str
+    variable: str
+    default: Any
+    read: Callable[[Any], Any]
+    meaning: str
+    secret: bool = False
+
+
+def _symbols(value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else list(value)
+    symbols = tuple(name.strip().upper() for name in names if str(name).strip())
+    if not symbols:
+        raise ValueError("at least one symbol, e.g. BTCUSDT,ETHUSDT")
+    for name in symbols:
+        if not re.fullmatch(r"[\w-]{1,32}", name):
+            raise ValueError(f"symbols of at most 32 letters and digits, not {name[:40]!r}")
+    if len(set(symbols)) < len(symbols):
+        raise ValueError("each symbol once")
+    if len(symbols) > 25:
+        raise ValueError("at most 25 symbols, as partitions are kept below 100,000")
+    return symbols
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,18}", str(value)) or not low <= int(value) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(value)
+
+    return read
+
+
+def _fraction(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError("a fraction from 0 to 1 (0.3 means 30 percent)")
+    return number
+
+
+def _interval(value: Any) -> int:
+    minutes = _whole(1, 1440)(value)
+    if minutes != 15:
+        raise ValueError("15, the grid on which states are taken")
+    return minutes
+
+
+def _url(*schemes: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        text = str(value).strip()
+        if not text:
+            return ""
+        try:
+            parts = urlsplit(text)
+            _ = parts.port
+        except ValueError:
+            raise ValueError("a URL with a port from 1 to 65535") from None
+        if parts.scheme not in schemes or not (parts.netloc or parts.path or parts.query):
+            raise ValueError(f"a URL that begins with {' or '.join(f'{s}://' for s in schemes)}")
+        return text
+
+    return read
+
+
+def _folder(value: Any) -> Path | None:
+    text = str(value)
+    if "\0" in text:
+        raise ValueError("a path without NUL")
+    return Path(text).expanduser() if text else None
+
+
+_POSTGRES, _REDIS = _url("postgresql", "postgres"), _url("redis", "rediss", "unix")
+_HTTP, _WS = _url("http", "https"), _url("ws", "wss")
+
+SETTINGS: Final = (
+    Setting("market", "symbols", "TRADING_SYMBOLS", "BTCUSDT,ETHUSDT", _symbols, "Symbols that are collected"),
+    Setting("market", "seed", "TRADING_SEED", 7, _whole(0, 2**31), "Seed of the synthetic market"),
+    Setting("stores", "postgres_url", "TRADING_POSTGRES_URL", "", _POSTGRES, "PostgreSQL; empty: embedded", True),
+    Setting("stores", "redis_url", "TRADING_REDIS_URL", "", _REDIS, "Redis; empty: embedded", True),
+    Setting("stores", "qdrant_url", "TRADING_QDRANT_URL", "", _HTTP, "Qdrant; empty: embedded", True),
+    Setting("exchange", "exchange_rest_url", "TRADING_EXCHANGE_REST_URL", "", _HTTP, "REST root; empty: simulated"),
+    Setting("exchange", "exchange_ws_url", "TRADING_EXCHANGE_WS_URL", "", _WS, "Stream root; empty: simulated"),
+    Setting("ui", "port", "TRADING_PORT", 3000, _whole(1, 65535), "Port of the Dagster UI on loopback"),
+    Setting("lmdb", "lmdb_path", "LMDB_PATH", "", _folder, "LMDB of an external producer; empty: the home's own"),
+    Setting("lmdb", "lmdb_max_size_gb", "LMDB_MAX_SIZE_GB", 10, _whole(1, 4096), "Size of the LMDB map, GiB"),
+    Setting("lmdb", "lmdb_retention_days", "LMDB_RETENTION_DAYS", 400, _whole(1, 36500), "Days kept in LMDB"),
+    Setting("ingestion", "snapshot_interval_minutes", "SNAPSHOT_INTERVAL_MINUTES", 15, _interval, "Minutes per state"),
+    Setting("ingestion", "batch_size", "BATCH_SIZE", 1000, _whole(1, 2000), "Points in one upload"),
+    Setting("rag", "top_k", "RAG_TOP_K", 10, _whole(1, 1000), "Similar states that are shown"),
+    Setting("rag", "lookback_days", "RAG_LOOKBACK_DAYS", 90, _whole(1, 36500), "Days that a search looks back"),
+    Setting("data_validation", "max_rejected", "MAX_REJECTED_SHARE", 0.05, _fraction, "Share of refusals that alarms"),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one home by name; see `SETTINGS` for their meaning."""
+
+    symbols: tuple[str, ...]
+    seed: int
+    postgres_url: str
+    redis_url: str
+    qdrant_url: str
+    exchange_rest_url: str
+    exchange_ws_url: str
+    port: int
+    lmdb_path: Path | None
+    lmdb_max_size_gb: int
+    lmdb_retention_days: int
+    snapshot_interval_minutes: int
+    batch_size: int
+    top_k: int
+    lookback_days: int
+    max_rejected: float
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def describe(self) -> list[tuple[str, str, str, str]]:
+        """Return (key, value, origin, meaning) of every setting, passwords masked."""
+        rows = []
+        for setting in SETTINGS:
+            value = getattr(self, setting.key)
+            text = ",".join(value) if isinstance(value, tuple) else str("" if value is None else value)
+            rows.append((setting.key, _masked(text) if setting.secret else text, self.origins[setting.key], setting.meaning))
+        return rows
+
+
+def load_settings(home: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of a home.
+
+    Raises:
+        BadSetting: One is unknown or out of range; the message names it and what is allowed.
+    """
+    variables = os.environ if environment is None else environment
+    file = home / "trading.toml"
+    written = _written(file)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for setting in SETTINGS:
+        if setting.variable in variables:
+            value, origin = variables[setting.variable], setting.variable
+        elif setting.key in written:
+            value, origin = written[setting.key], f"{file.name} [{setting.section}]"
+        else:
+            value, origin = setting.default, "default"
+        try:
+            values[setting.key] = setting.read(value)
+        except (ValueError, TypeError) as error:
+            shown = "the value given" if setting.secret else repr(value)[:60]
+            raise BadSetting(f"{setting.key} from {origin} is {shown}", f"allowed: {error}") from None
+        origins[setting.key] = origin
+    return Settings(**values, origins=origins)
+
+
+def _written(file: Path) -> dict[str, Any]:
+    """Return the file's values by key, after checking that each stands in its section."""
+    if not file.exists():
+        return {}
+    try:
+        sections = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{file} is not TOML: {error}", "mend or delete it") from None
+    known = {(setting.section, setting.key) for setting in SETTINGS}
+    values: dict[str, Any] = {}
+    for section, entries in sections.items():
+        if not isinstance(entries, dict):
+            raise BadSetting(f"{section} stands outside a section of {file.name}", f"sections: {_names(known, 0)}")
+        for key, value in entries.items():
+            if (section, key) not in known:
+                allowed = ", ".join(k for s, k in sorted(known) if s == section) or f"sections {_names(known, 0)}"
+                raise BadSetting(f"[{section}] {key} in {file.name} is unknown", f"allowed: {allowed}")
+            values[key] = value
+    return values
+
+
+def _names(known: set[tuple[str, str]], part: int) -> str:
+    return ", ".join(sorted({entry[part] for entry in known}))
+
+
+def _masked(url: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)

@@ -1,0 +1,128 @@
+"""Candles: made from trades and rolled up, the same whichever way."""
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trading.market.candle import (
+    CANDLE_SCHEMA,
+    WrongTimeframe,
+    candles_from_trades,
+    merge_sources,
+    missing_bars,
+    roll_up,
+    unproven,
+)
+from trading.market.instrument import Instrument
+from trading.market.timeframe import DAY_MS, MINUTE_MS, ROLLED_UP, Timeframe
+from trading.market.trade import AggTrade, trades_frame
+
+BTC = Instrument("sim", "BTCUSDT", "BTC", "USDT", 2, 5)
+T0 = 1_700_006_400_000
+ALL_TIME = [(0, 2**53)]
+
+
+@st.composite
+def trades(draw: st.DrawFn) -> list[AggTrade]:
+    steps = draw(st.lists(st.tuples(st.integers(0, 200_000), st.integers(1, 10**7), st.integers(1, 10**9)), min_size=1))
+    time_ms, made = T0, []
+    for number, (step, price, quantity) in enumerate(steps):
+        time_ms += step
+        made.append(AggTrade(number, price, quantity, number, number, time_ms, False))
+    return made
+
+
+@given(trades(), st.sampled_from(ROLLED_UP))
+@settings(max_examples=60, deadline=None)
+def test_a_rolled_up_bar_equals_the_bar_made_from_the_trades(made: list[AggTrade], timeframe: Timeframe) -> None:
+    frame = trades_frame(made)
+    minutes = candles_from_trades(frame, BTC, Timeframe.M1, ALL_TIME)
+    rolled = roll_up(minutes, Timeframe.M1, timeframe, BTC, ALL_TIME)
+    direct = candles_from_trades(frame, BTC, timeframe, ALL_TIME)
+    same = ["open_time", "open", "high", "low", "close", "volume", "trade_count", "first_agg_trade_id", "complete"]
+    assert rolled.select(same).equals(direct.select(same))
+
+
+@given(trades())
+@settings(max_examples=30, deadline=None)
+def test_a_candle_is_what_a_plain_loop_over_its_trades_says(made: list[AggTrade]) -> None:
+    for bar in candles_from_trades(trades_frame(made), BTC, Timeframe.M1, ALL_TIME).iter_rows(named=True):
+        inside = [t for t in made if bar["open_time"] <= t.time_ms < bar["open_time"] + MINUTE_MS]
+        prices = [BTC.price(t.price) for t in inside]
+        assert (bar["open"], bar["high"], bar["low"], bar["close"]) == (
+            prices[0],
+            max(prices),
+            min(prices),
+            prices[-1],
+        )
+        assert bar["volume"] == BTC.quantity(sum(t.quantity for t in inside))
+
+
+def test_a_candle_whose_interval_is_not_proven_is_not_complete() -> None:
+    frame = trades_frame([AggTrade(1, 100, 1, 1, 1, T0 + 5, False), AggTrade(2, 100, 1, 2, 2, T0 + 60_005, False)])
+    bars = candles_from_trades(frame, BTC, Timeframe.M1, [(T0 + 1, T0 + 2 * MINUTE_MS)])
+    assert bars["complete"].to_list() == [False, True]
+    assert bars["source"].to_list() == ["incomplete_trades", "trades"]
+
+
+def minutes(*present: int, source: str = "kline", close: float = 1.0) -> pl.DataFrame:
+    rows = [
+        {"open_time": T0 + i * MINUTE_MS, "open": 1.0, "high": 1.0, "low": 1.0, "close": close, "volume": 0.1}
+        | {"quote_volume": 0.1, "trade_count": 1, "first_agg_trade_id": None, "last_agg_trade_id": None}
+        | {"source": source, "complete": True, "n_present": 1, "n_expected": 1}
+        for i in present
+    ]
+    return pl.DataFrame(rows, schema=CANDLE_SCHEMA)
+
+
+def test_a_rolled_up_bar_that_lacks_a_part_says_so() -> None:
+    bar = roll_up(minutes(0, 2), Timeframe.M1, Timeframe.M3, BTC)
+    assert bar.select("complete", "n_present", "n_expected").row(0) == (False, 2, 3)
+
+
+def test_a_part_proven_empty_is_not_lacking() -> None:
+    bar = roll_up(minutes(0, 2), Timeframe.M1, Timeframe.M3, BTC, [(T0 + 50_000, T0 + 130_000)])
+    assert bar.select("complete", "n_present").row(0) == (True, 3)
+    almost = roll_up(minutes(0, 2), Timeframe.M1, Timeframe.M3, BTC, [(T0 + 60_001, T0 + 130_000)])
+    assert almost.select("complete").row(0) == (False,)
+
+
+def test_volumes_sum_without_the_errors_of_floats() -> None:
+    bar = roll_up(minutes(*range(10)), Timeframe.M1, Timeframe.M15, BTC)
+    assert bar["volume"][0] == 1.0  # the float sum of ten times 0.1 is 0.9999999999999999
+
+
+def test_a_timeframe_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(WrongTimeframe):
+        roll_up(minutes(0), Timeframe.M3, Timeframe.M5, BTC)
+
+
+def test_contiguous_trades_come_before_klines_and_klines_before_incomplete_trades() -> None:
+    merged = merge_sources(
+        pl.concat([minutes(0, source="trades", close=1.0), minutes(1, source="incomplete_trades", close=1.0)]),
+        minutes(0, 1, 2, close=1.0),
+    )
+    assert merged["source"].to_list() == ["trades", "kline", "kline"]
+
+
+def test_missing_bars_are_named_as_ranges() -> None:
+    assert missing_bars(minutes(0, 3), Timeframe.M1, T0, T0 + 5 * MINUTE_MS) == [
+        (T0 + MINUTE_MS, T0 + 3 * MINUTE_MS),
+        (T0 + 4 * MINUTE_MS, T0 + 5 * MINUTE_MS),
+    ]
+
+
+def test_only_whole_buckets_count_as_proven() -> None:
+    proven = [(T0 + 30_000, T0 + 5 * MINUTE_MS + 1)]
+    assert unproven(T0, T0 + 6 * MINUTE_MS, proven, Timeframe.M1) == [
+        (T0, T0 + MINUTE_MS),
+        (T0 + 5 * MINUTE_MS, T0 + 6 * MINUTE_MS),
+    ]
+
+
+@given(st.integers(0, 4 * 10**12), st.sampled_from(list(Timeframe)))
+def test_bucket_edges_are_integer_arithmetic(time_ms: int, timeframe: Timeframe) -> None:
+    assert timeframe.floor(time_ms) <= time_ms < timeframe.floor(time_ms) + timeframe.ms
+    assert timeframe.floor(time_ms) % timeframe.ms == 0
+    assert DAY_MS % timeframe.ms == 0
