@@ -24,6 +24,9 @@ DEFAULT_ROWS: Final = 500
 WEIGHT_A_MINUTE: Final = 6000
 PING_S: Final = 20
 TICK_S: Final = 0.05
+JOIN_S: Final = 0.3
+"""Time for the first subscriber to look around, and for others to join, before a market at full speed begins."""
+
 STRETCH_MS: Final = 5 * MINUTE_MS
 WEIGHTS: Final = {"aggTrades": 4, "klines": 2, "exchangeInfo": 20, "time": 1, "ping": 1}
 
@@ -275,6 +278,7 @@ class SimulatedExchange:
     async def _stream(self) -> None:
         """Send what happens to everyone who listens, stretch by stretch of exchange time."""
         sent_until = self.clock.now_ms()
+        joined = 0.0
         paced = not math.isinf(self.clock.speed)
         while sent_until < self.clock.end_ms:
             if paced:
@@ -282,6 +286,9 @@ class SimulatedExchange:
                 until = self.clock.now_ms()
             else:
                 while not any(subscriber.streams for subscriber in self._subscribers):
+                    await asyncio.sleep(0.01)
+                    joined = time.monotonic()
+                while time.monotonic() < joined + JOIN_S:
                     await asyncio.sleep(0.01)
                 until = min(self.clock.end_ms, sent_until + STRETCH_MS)
             await self._deliver(sent_until, until)

@@ -1,0 +1,138 @@
+"""The ledger of one symbol: which aggregate trade ids are held, and which moments they prove.
+
+Ids of one market are consecutive at the source, so a range of consecutive ids is every trade between its first and its
+last. A ledger is an ordered list of such ranges; between two of them trades are missing and named. Nothing here fetches
+or stores anything.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from itertools import pairwise
+
+import msgspec
+
+from trading.market.trade import AggTrade
+
+
+class Arrival(Enum):
+    """What a trade is to a ledger."""
+
+    NEW = "new"
+    KNOWN = "known"
+    AFTER_HOLE = "after_hole"
+
+
+class IdRange(msgspec.Struct, array_like=True):
+    """Consecutive ids that are held, and the half-open exchange time (ms) in which they are all there is.
+
+    Attributes:
+        first_id: First id held.
+        last_id: Last id held; one less than `first_id` while there is none.
+        proven_from_ms: From here on no trade is missing.
+        proven_until_ms: Up to here; a trade of the same millisecond as the last one may still come.
+    """
+
+    first_id: int
+    last_id: int
+    proven_from_ms: int
+    proven_until_ms: int
+
+
+class Ledger:
+    """The ranges of one symbol, in order and never touching.
+
+    Args:
+        ranges: As `ranges` returned them before.
+    """
+
+    def __init__(self, ranges: Iterable[IdRange] = ()) -> None:
+        self.ranges = [IdRange(r.first_id, r.last_id, r.proven_from_ms, r.proven_until_ms) for r in ranges]
+
+    @property
+    def next_id(self) -> int | None:
+        """The id that is expected next, or None before the first."""
+        return self.ranges[-1].last_id + 1 if self.ranges else None
+
+    def open(self, first_id: int, since_ms: int) -> None:
+        """Begin with `first_id`, before which there is no trade at or after `since_ms` (the exchange said so)."""
+        self.ranges.append(IdRange(first_id, first_id - 1, since_ms, since_ms))
+
+    def arrival(self, trade: AggTrade) -> Arrival:
+        """Say what a trade is, without taking it."""
+        if self.holds(trade.agg_trade_id):
+            return Arrival.KNOWN
+        expected = self.next_id
+        return Arrival.NEW if expected is None or trade.agg_trade_id <= expected else Arrival.AFTER_HOLE
+
+    def holds(self, agg_trade_id: int) -> bool:
+        """Return whether an id is held."""
+        return any(r.first_id <= agg_trade_id <= r.last_id for r in reversed(self.ranges))
+
+    def take(self, trade: AggTrade) -> None:
+        """Hold one more trade; ranges that it joins become one."""
+        number, time_ms = trade.agg_trade_id, trade.time_ms
+        for place in range(len(self.ranges) - 1, -1, -1):
+            held = self.ranges[place]
+            if held.first_id <= number <= held.last_id:
+                return
+            if number == held.last_id + 1:
+                held.last_id = number
+                held.proven_until_ms = max(held.proven_until_ms, time_ms)
+                self._join(place)
+                return
+            if number == held.first_id - 1:
+                held.first_id, held.proven_from_ms = number, time_ms + 1
+                self._join(place - 1)
+                return
+            if number > held.last_id:
+                self.ranges.insert(place + 1, IdRange(number, number, time_ms + 1, time_ms + 1))
+                return
+        self.ranges.insert(0, IdRange(number, number, time_ms + 1, time_ms + 1))
+
+    def forget(self, first_id: int, last_id: int) -> None:
+        """No longer hold `first_id` … `last_id`, all of one range: they were lost and are to be fetched again.
+
+        What the two remaining parts prove alone is not known here; together again they prove what the range did.
+        """
+        for place, held in enumerate(self.ranges):
+            if held.first_id <= first_id and last_id <= held.last_id:
+                before = IdRange(held.first_id, first_id - 1, held.proven_from_ms, held.proven_from_ms)
+                after = IdRange(last_id + 1, held.last_id, held.proven_until_ms, held.proven_until_ms)
+                self.ranges[place : place + 1] = [before, after] if last_id < held.last_id else [before]
+                return
+
+    def confirm(self, until_ms: int) -> None:
+        """Note that the exchange knew no later trade at `until_ms`."""
+        if self.ranges:
+            self.ranges[-1].proven_until_ms = max(self.ranges[-1].proven_until_ms, until_ms)
+
+    def holes(self) -> list[tuple[int, int]]:
+        """Return the missing ids between ranges as (first, last)."""
+        return [(a.last_id + 1, b.first_id - 1) for a, b in pairwise(self.ranges)]
+
+    def _join(self, place: int) -> None:
+        if not 0 <= place < len(self.ranges) - 1:
+            return
+        before, after = self.ranges[place], self.ranges[place + 1]
+        if before.last_id + 1 >= after.first_id:
+            before.last_id = max(before.last_id, after.last_id)
+            before.proven_until_ms = max(before.proven_until_ms, after.proven_until_ms)
+            del self.ranges[place + 1]
+
+
+def missing_ids(claimed: Sequence[IdRange], held: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the ids that a ledger claims and that are not among `held` (in order), as (first, last)."""
+    missing: list[tuple[int, int]] = []
+    place = 0
+    for claim in claimed:
+        expected = claim.first_id
+        while place < len(held) and held[place] < expected:
+            place += 1
+        while place < len(held) and held[place] <= claim.last_id:
+            if held[place] > expected:
+                missing.append((expected, held[place] - 1))
+            expected = held[place] + 1
+            place += 1
+        if expected <= claim.last_id:
+            missing.append((expected, claim.last_id))
+    return missing
