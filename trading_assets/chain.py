@@ -1,17 +1,21 @@
 """Run Dagster jobs in this process, one after the other, as told on standard input.
 
-Each line asks for one job: `instruments`, `chain SYMBOL FIRST_DAY LAST_DAY`, `hot_values` or `checks`. Each asset prints
+Each line asks for one job: `instruments`, `chain SYMBOL FIRST_DAY LAST_DAY`, `hot_values` or  Each asset prints
 one JSON line when it is done, and each job one at its end: `{"run": id, "success": …, "checks": {"passed": n, "failed":
 n}, "failures": […]}`. The import of Dagster is paid once, while whoever asks still prepares.
 """
 
 import json
 import sys
+import warnings
 
 import dagster as dg
 
-from trading_assets.definitions import defs
-from trading_assets.partitions import range_tags
+# Partitions in two dimensions and backfill policies are beta in Dagster 1.13; saying so at each start helps nobody.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+
+from trading_assets.definitions import defs  # noqa: E402
+from trading_assets.partitions import range_tags  # noqa: E402
 
 
 def run_job(instance: dg.DagsterInstance, command: str, *arguments: str) -> None:

