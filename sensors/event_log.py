@@ -1,20 +1,27 @@
-"""Dagster's event log in PostgreSQL over a few kept connections.
+"""Dagster's event log in PostgreSQL for runs over ranges: few kept connections, planned events in batches.
 
-A run over a range writes a planned event for each asset and partition, and the stock storage opens a connection for
-each of them: over 300 s for 18 assets and 360 symbol-days, where this takes 24.
+A run over a range writes a planned event for each asset and partition. The stock storage opens a connection for each,
+which takes over 300 s for 18 assets and 360 symbol-days; here they go in together, ahead of the next other event.
 """
 
+from collections.abc import Sequence
+
+from dagster import DagsterEventType, EventLogEntry
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.sql import create_engine
 from dagster_postgres.event_log import PostgresEventLogStorage
 from sqlalchemy import pool
 
 KEPT_CONNECTIONS = 2
+BATCH = 1000
 
 
 class PooledEventLogStorage(PostgresEventLogStorage):
-    """The stock storage with a pooled engine; named in `dagster.yaml`."""
+    """The stock storage with a pooled engine and batched planned events; named in `dagster.yaml`."""
 
     def __init__(self, *arguments, **options) -> None:
+        self._planned: list[EventLogEntry] = []
+        self._tables: set[str] = set()
         super().__init__(*arguments, **options)
         self._engine = create_engine(
             self.postgres_url,
@@ -24,3 +31,42 @@ class PooledEventLogStorage(PostgresEventLogStorage):
             max_overflow=8,
             pool_pre_ping=True,
         )
+
+    @classmethod
+    def from_config_value(cls, inst_data, config_value) -> "PooledEventLogStorage":
+        """Build from `dagster.yaml`; the stock method names the stock class."""
+        return cls(inst_data=inst_data, **config_value)
+
+    def has_table(self, table_name: str) -> bool:
+        """Return whether a table is there; what was there once stays there."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store one event; a planned one waits for those that follow it."""
+        if event.dagster_event_type is DagsterEventType.ASSET_MATERIALIZATION_PLANNED:
+            self._planned.append(event)
+            if len(self._planned) >= BATCH:
+                self._store_planned()
+            return
+        self._store_planned()
+        super().store_event(event)
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Store a batch, after what was planned before it."""
+        self._store_planned()
+        super().store_event_batch(events)
+
+    def _store_planned(self) -> None:
+        events, self._planned = self._planned, []
+        if not events:
+            return
+        insert = self.prepare_insert_event_batch(events).returning(SqlEventLogStorageTable.c.id)
+        with self._connect() as connection:
+            ids = [int(row[0]) for row in connection.execute(insert).fetchall()]
+        newest = {event.dagster_event.asset_key: (event, number) for event, number in zip(events, ids, strict=True)}
+        with self.index_transaction() as connection:
+            self._store_asset_event_tags(connection, events, ids)
+            for event, number in newest.values():
+                self._store_asset_event(connection, event, number)

@@ -24,7 +24,11 @@ def run_job(instance: dg.DagsterInstance, command: str, *arguments: str) -> None
     if command == "chain":
         name, tags, selection = "market_chain", range_tags(*arguments), None
     result = defs.resolve_job_def(name).execute_in_process(
-        instance=instance, tags=tags, asset_selection=selection, raise_on_error=False
+        instance=instance,
+        tags=tags,
+        asset_selection=selection,
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}},
     )
     evaluations = result.get_asset_check_evaluations()
     failed = [evaluation for evaluation in evaluations if not evaluation.passed]

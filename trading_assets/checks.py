@@ -5,7 +5,7 @@ meet first: an id that is missing, a bar off its grid, a value out of range. It 
 damage turns one check red, and names the first offending key.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -20,6 +20,10 @@ Finding = str | None
 """The first offending key and what is wrong with it, or None."""
 
 
+Question = Callable[["Stores", Sequence[str]], Finding]
+"""Asks the stores about some symbols."""
+
+
 def _verdict(finding: Finding, **metadata: Any) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=finding is None,
@@ -28,26 +32,26 @@ def _verdict(finding: Finding, **metadata: Any) -> dg.AssetCheckResult:
     )
 
 
-def instruments_known(stores: "Stores") -> Finding:
+def instruments_known(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """Each symbol of the settings is an instrument with sane steps."""
     known = stores.market.instruments()
-    missing = [name for name in stores.settings.symbols if name not in known]
+    missing = [name for name in symbols if name not in known]
     return f"{missing[0]}: not registered" if missing else None
 
 
-def batches_hold_ledger(stores: "Stores") -> Finding:
+def batches_hold_ledger(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """The journal's batches hold exactly the ids that its ledger claims."""
     from resources.rocksdb import TradeJournal
 
     with TradeJournal.read(stores.home.rocksdb_dir) as journal:
-        for symbol in stores.settings.symbols:
+        for symbol in symbols:
             missing = journal.verify(symbol)
             if missing:
                 return f"{symbol} ids {missing[0][0]}…{missing[0][1]}: claimed by the ledger, in no batch"
     return None
 
 
-def trades_contiguous(stores: "Stores") -> Finding:
+def trades_contiguous(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """Inside each range of ids that the ledger proves there is a row for every id."""
     rows = stores.market.fetch(
         """
@@ -60,74 +64,78 @@ def trades_contiguous(stores: "Stores") -> Finding:
                       AND t.agg_trade_id BETWEEN c.first_id AND c.last_id UNION ALL SELECT c.first_id - 1) ids
             ) pairs WHERE next <> agg_trade_id + 1 ORDER BY agg_trade_id LIMIT 1
         ) g ON true
-        WHERE s.venue = $1 AND g.next IS NOT NULL ORDER BY s.name, c.first_id LIMIT 1
+        WHERE s.venue = $1 AND s.name = ANY($2) AND g.next IS NOT NULL ORDER BY s.name, c.first_id LIMIT 1
         """,
         stores.venue,
+        symbols,
     )
     if rows:
         row = rows[0]
         return f"{row['name']} ids {row['before'] + 1}…{row['after'] - 1}: missing"
     from resources.timescale.tables import TRADE
 
-    return _damaged(stores, TRADE, "agg_trades")
+    return _damaged(stores, symbols, TRADE, "agg_trades")
 
 
-def candles_as_made(timeframe: Timeframe) -> Callable[["Stores"], Finding]:
+def candles_as_made(timeframe: Timeframe) -> Question:
     """Return the check of one timeframe: on the grid, in range, as written."""
 
-    def check(stores: "Stores") -> Finding:
+    def check(stores: "Stores", symbols: Sequence[str]) -> Finding:
         from resources.timescale.tables import CANDLE
 
         rows = stores.market.fetch(
             """
             SELECT s.name, c.open_time FROM md.candle c JOIN md.symbol s USING (symbol_id)
-            WHERE s.venue = $1 AND c.timeframe = $2 AND (extract(epoch FROM c.open_time) * 1000)::bigint % $3 <> 0
+            WHERE s.venue = $1 AND s.name = ANY($4) AND c.timeframe = $2
+            AND (extract(epoch FROM c.open_time) * 1000)::bigint % $3 <> 0
             ORDER BY s.name, c.open_time LIMIT 1
             """,
             stores.venue,
             timeframe.value,
             timeframe.ms,
+            symbols,
         )
         if rows:
             return f"{rows[0]['name']} {timeframe} {rows[0]['open_time'].isoformat()}: opens off the grid"
-        return _damaged(stores, CANDLE, f"candles_{timeframe}", timeframe)
+        return _damaged(stores, symbols, CANDLE, f"candles_{timeframe}", timeframe)
 
     return check
 
 
-def indicators_as_made(timeframe: Timeframe) -> Callable[["Stores"], Finding]:
+def indicators_as_made(timeframe: Timeframe) -> Question:
     """Return the check of one timeframe: RSI in 0…100, ATR not negative, no NaN, as written."""
 
-    def check(stores: "Stores") -> Finding:
+    def check(stores: "Stores", symbols: Sequence[str]) -> Finding:
         from resources.timescale.tables import INDICATOR
 
         rows = stores.market.fetch(
             """
             SELECT s.name, i.open_time FROM md.indicator i JOIN md.symbol s USING (symbol_id)
-            WHERE s.venue = $1 AND i.timeframe = $2 AND (
+            WHERE s.venue = $1 AND s.name = ANY($3) AND i.timeframe = $2 AND (
                 NOT i.rsi_7 BETWEEN 0 AND 100 OR NOT i.rsi_14 BETWEEN 0 AND 100 OR i.atr_3 < 0 OR i.atr_14 < 0
                 OR 'NaN' IN (i.ema_20, i.ema_50, i.ema_200, i.macd, i.macd_signal, i.macd_hist, i.atr_3, i.atr_14)
             ) ORDER BY s.name, i.open_time LIMIT 1
             """,
             stores.venue,
             timeframe.value,
+            symbols,
         )
         if rows:
             return f"{rows[0]['name']} {timeframe} {rows[0]['open_time'].isoformat()}: indicator out of range"
-        return _damaged(stores, INDICATOR, f"indicators_{timeframe}", timeframe)
+        return _damaged(stores, symbols, INDICATOR, f"indicators_{timeframe}", timeframe)
 
     return check
 
 
-def lmdb_as_projected(kind: str) -> Callable[["Stores"], Finding]:
+def lmdb_as_projected(kind: str) -> Question:
     """Return the check of `candles` or `indicators`: each day's entries are those that were projected."""
 
-    def check(stores: "Stores") -> Finding:
+    def check(stores: "Stores", symbols: Sequence[str]) -> Finding:
         from resources.day_digest import days_of_frame
 
         for timeframe in (Timeframe.M3, Timeframe.H4):
             database = f"{kind}_{timeframe}"
-            for symbol in stores.market.instruments():
+            for symbol in symbols:
                 there = days_of_frame(stores.lmdb.read(database, symbol, 0, 2**62), "open_time")
                 finding = _differing(database, symbol, stores.market.noted_days(f"lmdb_{database}", symbol), there)
                 if finding:
@@ -137,31 +145,32 @@ def lmdb_as_projected(kind: str) -> Callable[["Stores"], Finding]:
     return check
 
 
-def states_as_taken(stores: "Stores") -> Finding:
+def states_as_taken(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """States are as written."""
     from resources.timescale.tables import SNAPSHOT
 
-    return _damaged(stores, SNAPSHOT, "market_snapshots")
+    return _damaged(stores, symbols, SNAPSHOT, "market_snapshots")
 
 
-def outcomes_as_known(stores: "Stores") -> Finding:
+def outcomes_as_known(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """No outcome is there before its 24 hours have passed in the candles, and all are as written."""
     from resources.timescale.tables import OUTCOME
 
     rows = stores.market.fetch(
         """
         SELECT s.name, o.time FROM md.outcome o JOIN md.symbol s USING (symbol_id)
-        WHERE s.venue = $1 AND o.matures_at_ms <> (extract(epoch FROM o.time) * 1000)::bigint + 86400000
+        WHERE s.venue = $1 AND s.name = ANY($2) AND o.matures_at_ms <> (extract(epoch FROM o.time) * 1000)::bigint + 86400000
         ORDER BY s.name, o.time LIMIT 1
         """,
         stores.venue,
+        symbols,
     )
     if rows:
         return f"{rows[0]['name']} {rows[0]['time'].isoformat()}: outcome known before it happened"
-    return _damaged(stores, OUTCOME, "snapshot_outcomes")
+    return _damaged(stores, symbols, OUTCOME, "snapshot_outcomes")
 
 
-def features_as_taken(stores: "Stores") -> Finding:
+def features_as_taken(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """Features are finite, within their bounds and as written."""
     from resources.timescale.tables import FEATURE
     from trading.rag.features import FEATURES
@@ -169,19 +178,20 @@ def features_as_taken(stores: "Stores") -> Finding:
     bounds = " OR ".join(f"abs(f.{name}) > 2.61" for name in FEATURES)
     rows = stores.market.fetch(
         "SELECT s.name, f.time FROM md.feature f JOIN md.symbol s USING (symbol_id) "  # noqa: S608
-        f"WHERE s.venue = $1 AND ({bounds}) ORDER BY s.name, f.time LIMIT 1",
+        f"WHERE s.venue = $1 AND s.name = ANY($2) AND ({bounds}) ORDER BY s.name, f.time LIMIT 1",
         stores.venue,
+        symbols,
     )
     if rows:
         return f"{rows[0]['name']} {rows[0]['time'].isoformat()}: feature out of range"
-    return _damaged(stores, FEATURE, "snapshot_features")
+    return _damaged(stores, symbols, FEATURE, "snapshot_features")
 
 
-def points_as_uploaded(stores: "Stores") -> Finding:
+def points_as_uploaded(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """The index holds for each day as many points, with the digests, as were uploaded."""
     from resources.points import days_of_digests
 
-    for symbol in stores.market.instruments():
+    for symbol in symbols:
         there = days_of_digests(stores.index.stored(symbol))
         finding = _differing("qdrant_points", symbol, stores.market.noted_days("qdrant_points", symbol), there)
         if finding:
@@ -189,16 +199,16 @@ def points_as_uploaded(stores: "Stores") -> Finding:
     return None
 
 
-def hot_as_database(stores: "Stores") -> Finding:
+def hot_as_database(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """Redis holds what the database says is newest."""
     from resources.latest import latest_values
 
-    differing = stores.hot.differing(latest_values(stores.market))
+    differing = [name for name in stores.hot.differing(latest_values(stores.market)) if name in symbols]
     return f"latest:{differing[0]}: not what the database holds" if differing else None
 
 
-def _damaged(stores: "Stores", table: Any, asset: str, timeframe: Timeframe | None = None) -> Finding:
-    days = stores.market.damaged_days(table, asset, timeframe)
+def _damaged(stores: "Stores", symbols: Sequence[str], table: Any, asset: str, timeframe: Timeframe | None = None) -> Finding:
+    days = stores.market.damaged_days(table, asset, symbols, timeframe)
     if not days:
         return None
     symbol, day, recorded, found = days[0]
@@ -217,7 +227,7 @@ def _differing(
     return None
 
 
-CHECKS: dict[str, tuple[str, Callable[["Stores"], Finding]]] = {
+CHECKS: dict[str, tuple[str, Question]] = {
     "instruments": ("instruments_known", instruments_known),
     "trade_batches": ("batches_hold_ledger", batches_hold_ledger),
     "agg_trades": ("ids_contiguous", trades_contiguous),
@@ -234,16 +244,23 @@ CHECKS: dict[str, tuple[str, Callable[["Stores"], Finding]]] = {
 """By asset: the name of its check and the question."""
 
 
-def _asset_check(asset: str, name: str, question: Callable[["Stores"], Finding]) -> dg.AssetChecksDefinition:
+def symbols_of(tags: Mapping[str, str], stores: "Stores") -> list[str]:
+    """Return the symbol that a run is about, or all: another run may be in the middle of writing another symbol."""
+    key = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
+    return [key.split("|")[1]] if key else list(stores.market.instruments())
+
+
+def _asset_check(asset: str, name: str, question: Question) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset, name=name, description=(question.__doc__ or "").removeprefix("Return the check of "))
     def check(
+        context: dg.AssetCheckExecutionContext,
         market: MarketDatabase,
         journal: TradeJournalReader,
         lmdb: LmdbProjection,
         index: StateIndex,
         hot: HotCache,
     ) -> dg.AssetCheckResult:
-        return _verdict(question(market.stores))
+        return _verdict(question(market.stores, symbols_of(context.run.tags, market.stores)))
 
     return check
 

@@ -6,7 +6,7 @@ updated: writing what is already there changes nothing. A write into a range tha
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib import resources as package_files
@@ -307,19 +307,22 @@ class MarketStore:
         query = "SELECT day, rows, digest FROM md.day WHERE symbol_id = $1 AND asset = $2 ORDER BY day"
         return {row["day"].isoformat(): (row["rows"], row["digest"]) for row in self.fetch(query, self._id(symbol), asset)}
 
-    def damaged_days(self, table: Table, asset: str, timeframe: Timeframe | None = None) -> list[tuple[str, str, int, int]]:
+    def damaged_days(
+        self, table: Table, asset: str, symbols: Sequence[str], timeframe: Timeframe | None = None
+    ) -> list[tuple[str, str, int, int]]:
         """Return (symbol, day, rows recorded, rows there) of the days that are not as `asset` wrote them."""
         condition = f"AND t.timeframe = {_literal(timeframe.value)}" if timeframe else ""
+        ids = [self._id(symbol) for symbol in symbols]
         query = (
             f"WITH found AS (SELECT t.symbol_id, t.{table.time_column}::date AS day, count(*) AS rows, "  # noqa: S608
-            f"{day_digest('t')} AS digest FROM md.{table.name} t WHERE true {condition} GROUP BY 1, 2), "
-            "recorded AS (SELECT * FROM md.day WHERE asset = $1) "
+            f"{day_digest('t')} AS digest FROM md.{table.name} t WHERE t.symbol_id = ANY($2) {condition} GROUP BY 1, 2), "
+            "recorded AS (SELECT * FROM md.day WHERE asset = $1 AND symbol_id = ANY($2)) "
             "SELECT s.name, coalesce(f.day, r.day) AS day, coalesce(r.rows, 0) AS recorded, coalesce(f.rows, 0) AS found "
             "FROM found f FULL JOIN recorded r ON f.symbol_id = r.symbol_id AND f.day = r.day "
             "JOIN md.symbol s ON s.symbol_id = coalesce(f.symbol_id, r.symbol_id) "
-            "WHERE s.venue = $2 AND f.digest IS DISTINCT FROM r.digest ORDER BY 1, 2"
+            "WHERE f.digest IS DISTINCT FROM r.digest ORDER BY 1, 2"
         )
-        rows = self._run(lambda c: c.fetch(query, asset, self.venue))
+        rows = self._run(lambda c: c.fetch(query, asset, ids))
         return [(row["name"], row["day"].isoformat(), row["recorded"], row["found"]) for row in rows]
 
     def digest(self, table: Table) -> str:
