@@ -30,7 +30,7 @@ check: $(READY) ## formatting, lint, types, layers, lock file, Dagster definitio
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python scripts/lock.py --check
 	@$(BIN)/dg check toml
-	@$(BIN)/dg check defs
+	@DAGSTER_HOME=$$(mktemp -d) $(BIN)/dg check defs
 
 lock: $(READY) ## compile requirements.lock from pyproject.toml
 	@$(BIN)/python scripts/lock.py

@@ -1,1 +1,1 @@
-"""Where things are kept and fetched: one adapter an engine or exchange, settings, embedded servers, the simulated exchange."""
+"""Where things are kept and fetched: one adapter an engine or exchange, settings, embedded servers."""

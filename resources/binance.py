@@ -164,7 +164,8 @@ class BinanceRest:
                 # Full jitter keeps clients that failed together from coming back together.
                 await asyncio.sleep(self._random.uniform(0, min(5.0, 0.1 * 2**attempt)))
         raise ExchangeRefused(
-            f"{self._root} refuses {call}: {problem} after {TRIES} tries", "check TRADING_EXCHANGE_REST_URL and try later"
+            f"{self._root} refuses {call}: {problem} after {TRIES} tries",
+            "check TRADING_EXCHANGE_REST_URL and try later",
         )
 
     async def _request(self, call: str, query: dict[str, Any]) -> tuple[int, Any, bytes]:
@@ -238,7 +239,10 @@ def _candles(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
     )
     # A volume without trades means that whoever recorded the bar did not keep their number: unknown, not zero.
     return frame.with_columns(
-        *(pl.when("unknown").then(None).otherwise(pl.col(name)).alias(name) for name in ("quote_volume", "trade_count")),
+        *(
+            pl.when("unknown").then(None).otherwise(pl.col(name)).alias(name)
+            for name in ("quote_volume", "trade_count")
+        ),
         first_agg_trade_id=None,
         last_agg_trade_id=None,
         source=pl.lit("kline"),

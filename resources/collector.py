@@ -122,7 +122,8 @@ class Collector:
     def status(self) -> dict[str, Any]:
         """Return statistics and each symbol's last id and holes."""
         symbols = {
-            name: {"last_id": (ledger.next_id or 0) - 1, "holes": len(ledger.holes())} for name, ledger in self._ledgers.items()
+            name: {"last_id": (ledger.next_id or 0) - 1, "holes": len(ledger.holes())}
+            for name, ledger in self._ledgers.items()
         }
         quiet = round(time.monotonic() - self._last_frame, 1)
         self.statistics["restored_batches"] = len(self._restored)

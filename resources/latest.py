@@ -16,6 +16,10 @@ def latest_values(market: MarketStore) -> dict[str, dict[str, str]]:
         WHERE s.venue = $1 ORDER BY s.name
     """
     return {
-        row["name"]: {name: repr(value) if isinstance(value, float) else str(value) for name, value in row.items() if value is not None}
+        row["name"]: {
+            name: repr(value) if isinstance(value, float) else str(value)
+            for name, value in row.items()
+            if value is not None
+        }
         for row in market.fetch(query, market.venue)
     }

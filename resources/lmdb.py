@@ -111,7 +111,9 @@ class LmdbStore:
         try:
             values = _DECODERS[database].decode(b"[" + b",".join(value for _, value in entries) + b"]")
         except msgspec.DecodeError as error:
-            raise LmdbDamaged(f"{database} of {symbol} holds a value that is not its JSON: {error}", self._remedy) from None
+            raise LmdbDamaged(
+                f"{database} of {symbol} holds a value that is not its JSON: {error}", self._remedy
+            ) from None
         columns = {name: [getattr(value, name) for value in values] for name in FIELDS[database]}
         return pl.DataFrame({"open_time": times, **columns}, schema=schema)
 
@@ -202,7 +204,9 @@ class LmdbStore:
             if magic != 0xBEEFC0DE or page_bytes != 4096:
                 raise LmdbDamaged(f"{file} does not begin as an LMDB file does", self._remedy)
             if size < (last_page + 1) * page_bytes:
-                raise LmdbDamaged(f"{file} has {size} bytes, its pages need {(last_page + 1) * page_bytes}", self._remedy)
+                raise LmdbDamaged(
+                    f"{file} has {size} bytes, its pages need {(last_page + 1) * page_bytes}", self._remedy
+                )
 
 
 def _entries(database: str, symbol: str, frame: pl.DataFrame) -> list[tuple[bytes, bytes]]:

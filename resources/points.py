@@ -62,9 +62,7 @@ def points_of(market: MarketStore, symbol: str, lo_ms: int, hi_ms: int) -> Point
     )
     vectors = rows.select(FEATURES).to_numpy().tolist()
     payloads = rows.drop(FEATURES).to_dicts()
-    points = [
-        _point(market.venue, symbol, payload, vector) for payload, vector in zip(payloads, vectors, strict=True)
-    ]
+    points = [_point(market.venue, symbol, payload, vector) for payload, vector in zip(payloads, vectors, strict=True)]
     return Points(points, sum("outcome" in point.payload for point in points))
 
 

@@ -85,7 +85,9 @@ class SnapshotIndex:
             for name, kind in (("symbol", "keyword"), ("ts_ms", "integer"), ("matures_at_ms", "integer")):
                 self._client.create_payload_index(self._collection, name, models.PayloadSchemaType(kind))
         except (UnexpectedResponse, ResponseHandlingException, ValueError) as error:
-            raise IndexUnavailable(f"Qdrant does not answer as it should: {error}", "check TRADING_QDRANT_URL") from None
+            raise IndexUnavailable(
+                f"Qdrant does not answer as it should: {error}", "check TRADING_QDRANT_URL"
+            ) from None
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Insert or replace points; they are searchable when this returns."""

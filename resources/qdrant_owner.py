@@ -168,19 +168,19 @@ class Api:
 
         return handle
 
-    async def root(self, request: web.Request) -> web.Response:  # noqa: ARG002
+    async def root(self, request: web.Request) -> web.Response:
         """Say what answers here, in the form of a Qdrant server."""
         return web.json_response({"title": "qdrant - vector search engine", "version": "1.20.0", "commit": "edge"})
 
-    def names(self, name: str, body: Any) -> Any:  # noqa: ARG002
+    def names(self, name: str, body: Any) -> Any:
         """List the collections."""
         return {"collections": [{"name": name} for name in self.shards.open]}
 
-    def exists(self, name: str, body: Any) -> Any:  # noqa: ARG002
+    def exists(self, name: str, body: Any) -> Any:
         """Say whether a collection exists."""
         return {"exists": name in self.shards.open}
 
-    def describe(self, name: str, body: Any) -> Any:  # noqa: ARG002
+    def describe(self, name: str, body: Any) -> Any:
         """Describe a collection."""
         points = self.shards.get(name).count(edge.CountRequest(exact=True))
         hnsw = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000}
@@ -205,7 +205,7 @@ class Api:
         self.shards.create(name, body.get("vectors") or {})
         return True
 
-    def delete(self, name: str, body: Any) -> Any:  # noqa: ARG002
+    def delete(self, name: str, body: Any) -> Any:
         """Delete a collection."""
         self.shards.delete(name)
         return True

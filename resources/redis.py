@@ -38,7 +38,9 @@ class HotValues:
         try:
             there = {key.removeprefix(PREFIX) for key in self._client.scan_iter(f"{PREFIX}*")}
             stray = there - rows.keys()
-            return sorted(stray | {name for name, row in rows.items() if self._client.hgetall(PREFIX + name) != dict(row)})
+            return sorted(
+                stray | {name for name, row in rows.items() if self._client.hgetall(PREFIX + name) != dict(row)}
+            )
         except RedisError as error:
             raise CacheUnavailable(f"Redis does not answer as it should: {error}", "check TRADING_REDIS_URL") from None
 

@@ -180,7 +180,10 @@ class TradeJournal:
         return missing_ids(self.ledger(symbol), held)
 
     def _batches(self, symbol: str, lo_ms: int, hi_ms: int) -> Iterator[tuple[int, list[AggTrade]]]:
-        first, last = _batch_key(symbol, max(lo_ms, 10**12) // SECOND_MS * SECOND_MS), _batch_key(symbol, min(hi_ms, 10**13 - 1))
+        first, last = (
+            _batch_key(symbol, max(lo_ms, 10**12) // SECOND_MS * SECOND_MS),
+            _batch_key(symbol, min(hi_ms, 10**13 - 1)),
+        )
         for key, value in self._scan(first, last):
             yield int(key[-13:]), _unframed(key, value, _BATCHES)
 
@@ -196,7 +199,9 @@ class TradeJournal:
         try:
             entry.status()
         except Exception as error:  # rocksdict raises its own bare exceptions
-            raise JournalDamaged(f"the journal {self.directory} is damaged: {error}", "restore it from the lake") from None
+            raise JournalDamaged(
+                f"the journal {self.directory} is damaged: {error}", "restore it from the lake"
+            ) from None
 
 
 def _newest_checkpoint(directory: Path) -> Path:

@@ -149,7 +149,9 @@ class Settings:
         for setting in SETTINGS:
             value = getattr(self, setting.key)
             text = ",".join(value) if isinstance(value, tuple) else str("" if value is None else value)
-            rows.append((setting.key, _masked(text) if setting.secret else text, self.origins[setting.key], setting.meaning))
+            rows.append(
+                (setting.key, _masked(text) if setting.secret else text, self.origins[setting.key], setting.meaning)
+            )
         return rows
 
 

@@ -10,7 +10,9 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from resources.binance import BinanceRest
+import polars as pl
+
+from resources.binance import BinanceRest, InvalidInterval
 from resources.home import Home
 from resources.lmdb import LmdbStore
 from resources.qdrant import SnapshotIndex
@@ -20,12 +22,8 @@ from resources.settings import Settings, load_settings
 from resources.timescale.loop import wait
 from resources.timescale.store import MarketStore
 from trading.errors import TradingError
-from trading.market.timeframe import CANDLE_TIMEFRAMES, Timeframe
-
-import polars as pl
-
-from resources.binance import InvalidInterval
 from trading.market.instrument import Instrument
+from trading.market.timeframe import CANDLE_TIMEFRAMES, Timeframe
 
 
 class ExchangeNotSet(TradingError):
@@ -93,7 +91,7 @@ class Stores:
         self._opening = threading.RLock()
 
     @cached_property
-    def urls(self):  # noqa: ANN201
+    def urls(self):
         """URLs of the home's servers, which run as long as this object is open."""
         with self._opening:
             return self._stack.enter_context(running(self.home, self.settings, ("postgres", "redis", "qdrant")))

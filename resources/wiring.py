@@ -24,7 +24,7 @@ class _HomeResource(dg.ConfigurableResource):
     _stores: Any = PrivateAttr(default=None)
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Any, None, None]:  # noqa: ARG002
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Any, None, None]:
         """Lease the home's stores until the run ends."""
         from resources.stores import open_stores
 

@@ -14,8 +14,25 @@ UV = Path(sysconfig.get_path("scripts")) / "uv"
 
 def compile_to(output: Path) -> str:
     """Compile with the present lock as the preference, so that only what must change does."""
-    command = [UV, "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--extra", "dev", "--python-version"]
-    command += ["3.11", "--no-header", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate", "--no-strip-extras"]
+    command = [
+        UV,
+        "pip",
+        "compile",
+        "--quiet",
+        "--universal",
+        "--generate-hashes",
+        "--extra",
+        "dev",
+        "--python-version",
+    ]
+    command += [
+        "3.11",
+        "--no-header",
+        "--no-emit-index-url",
+        "--no-emit-find-links",
+        "--no-annotate",
+        "--no-strip-extras",
+    ]
     command += ["-o", output, ROOT / "pyproject.toml"]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "UV_NO_CONFIG": "1"})
     return output.read_text(encoding="utf-8")

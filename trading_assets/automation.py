@@ -52,13 +52,17 @@ def _requests(
             )
 
 
-@dg.schedule(job=chain, cron_schedule="10 0 * * *", execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING)
+@dg.schedule(
+    job=chain, cron_schedule="10 0 * * *", execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING
+)
 def close_days(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
     """At 00:10 UTC close yesterday and fill the outcomes that matured with it."""
     yield from _requests(context, days_to_close(context.scheduled_execution_time.astimezone(UTC)), "daily", "5")
 
 
-@dg.schedule(job=chain, cron_schedule="*/15 * * * *", execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING)
+@dg.schedule(
+    job=chain, cron_schedule="*/15 * * * *", execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING
+)
 def refresh_today(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
     """Every quarter of an hour bring today up to date, the whole chain in one run a symbol."""
     today = context.scheduled_execution_time.astimezone(UTC).strftime("%Y-%m-%d")

@@ -57,7 +57,13 @@ def candles_1m(context: dg.AssetExecutionContext, market: MarketDatabase, exchan
     bars = minute_bars(market.store, exchange.client, window)
     written = market.store.write(CANDLE, window.symbol, bars, window.lo_ms, window.hi_ms, Timeframe.M1)
     record_days(
-        context, market.store, CANDLE, window, written, timeframe=Timeframe.M1, **_absent(bars, Timeframe.M1, market, window)
+        context,
+        market.store,
+        CANDLE,
+        window,
+        written,
+        timeframe=Timeframe.M1,
+        **_absent(bars, Timeframe.M1, market, window),
     )
 
 
@@ -76,11 +82,15 @@ def rolled_candles(timeframe: Timeframe) -> dg.AssetsDefinition:
 
         window = symbol_window(context)
         bars = longer_bars(market.store, exchange.client, window, timeframe)
-        written = market.store.write(
-            CANDLE, window.symbol, bars, window.lo_ms, window.hi_ms, timeframe, exact=True
-        )
+        written = market.store.write(CANDLE, window.symbol, bars, window.lo_ms, window.hi_ms, timeframe, exact=True)
         record_days(
-            context, market.store, CANDLE, window, written, timeframe=timeframe, incomplete=int((~bars["complete"]).sum())
+            context,
+            market.store,
+            CANDLE,
+            window,
+            written,
+            timeframe=timeframe,
+            incomplete=int((~bars["complete"]).sum()),
         )
 
     return candles
@@ -138,9 +148,7 @@ def _closed(exchange: "Exchange", window: SymbolWindow, timeframe: Timeframe) ->
     return max(window.lo_ms, min(window.hi_ms, timeframe.floor(exchange.now_ms())))
 
 
-def _absent(
-    bars: "pl.DataFrame", timeframe: Timeframe, market: MarketDatabase, window: SymbolWindow
-) -> dict[str, int]:
+def _absent(bars: "pl.DataFrame", timeframe: Timeframe, market: MarketDatabase, window: SymbolWindow) -> dict[str, int]:
     """Return how many minutes have no bar: proven empty by ids, or missing at the source."""
     from trading.market.candle import missing_bars, unproven
 

@@ -207,7 +207,9 @@ def hot_as_database(stores: "Stores", symbols: Sequence[str]) -> Finding:
     return f"latest:{differing[0]}: not what the database holds" if differing else None
 
 
-def _damaged(stores: "Stores", symbols: Sequence[str], table: Any, asset: str, timeframe: Timeframe | None = None) -> Finding:
+def _damaged(
+    stores: "Stores", symbols: Sequence[str], table: Any, asset: str, timeframe: Timeframe | None = None
+) -> Finding:
     days = stores.market.damaged_days(table, asset, symbols, timeframe)
     if not days:
         return None
@@ -216,9 +218,7 @@ def _damaged(stores: "Stores", symbols: Sequence[str], table: Any, asset: str, t
     return f"{symbol} {day}: {what}; materialize {asset} for this day"
 
 
-def _differing(
-    name: str, symbol: str, noted: dict[str, tuple[int, str]], there: dict[str, tuple[int, str]]
-) -> Finding:
+def _differing(name: str, symbol: str, noted: dict[str, tuple[int, str]], there: dict[str, tuple[int, str]]) -> Finding:
     for day in sorted(noted.keys() | there.keys()):
         if noted.get(day) != there.get(day):
             found, recorded = there.get(day, (0, ""))[0], noted.get(day, (0, ""))[0]

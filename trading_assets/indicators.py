@@ -98,7 +98,9 @@ def lmdb_candles(context: dg.AssetExecutionContext, market: MarketDatabase, lmdb
     **daily("indicators", "lmdb"),
     deps=[indicators_of[timeframe] for timeframe in PROJECTED],
     pool="lmdb",
-    metadata=column_schema({"key": "{symbol}:{open_time_ms}", "value": "JSON: ema_20, ema_50, macd, rsi_14, atr_14 and more"}),
+    metadata=column_schema(
+        {"key": "{symbol}:{open_time_ms}", "value": "JSON: ema_20, ema_50, macd, rsi_14, atr_14 and more"}
+    ),
 )
 def lmdb_indicators(context: dg.AssetExecutionContext, market: MarketDatabase, lmdb: LmdbProjection) -> None:
     """One entry is the indicators of one 3m or 4h bar as JSON, keyed `{symbol}:{open_time_ms}`; only warm ones."""

@@ -15,7 +15,9 @@ from trading_assets.materialized import column_schema, report
     kinds={"python", "redis"},
     owners=MARKET_DATA,
     freshness_policy=daily_fresh,
-    metadata=column_schema({"key": "latest:{symbol}", "value": "hash: open_time, close, volume, ema_20, rsi_14 and more"}),
+    metadata=column_schema(
+        {"key": "latest:{symbol}", "value": "hash: open_time, close, volume, ema_20, rsi_14 and more"}
+    ),
 )
 def hot_values(market: MarketDatabase, hot: HotCache) -> dg.MaterializeResult:
     """One hash is the newest closed minute of one symbol with its newest indicators, keyed `latest:{symbol}`."""

@@ -89,7 +89,9 @@ def snapshot_features(context: dg.AssetExecutionContext, market: MarketDatabase,
 @dg.asset(
     **daily("rag", "qdrant", owners=RESEARCH),
     deps=[snapshot_features, snapshot_outcomes],
-    metadata=column_schema({"id": "UUIDv5 of venue, symbol, time and version", "vector": "20 × float32", "payload": "JSON"}),
+    metadata=column_schema(
+        {"id": "UUIDv5 of venue, symbol, time and version", "vector": "20 × float32", "payload": "JSON"}
+    ),
 )
 def qdrant_points(context: dg.AssetExecutionContext, market: MarketDatabase, index: StateIndex) -> None:
     """One point is the features of one state with its outcomes once they are mature, keyed by a UUIDv5."""
@@ -106,9 +108,7 @@ def qdrant_points(context: dg.AssetExecutionContext, market: MarketDatabase, ind
     finish(context, window, rows, {"qdrant": changed}, matured=points.matured)
 
 
-def _bars(
-    lmdb: "LmdbStore", window: SymbolWindow
-) -> "tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]":
+def _bars(lmdb: "LmdbStore", window: SymbolWindow) -> "tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]":
     """Return 3m candles, 3m indicators, 4h candles and 4h indicators that a window's states look back on."""
     short, long = window.lo_ms - SHORT_HISTORY_MS, window.lo_ms - LONG_HISTORY_MS
     return (

@@ -46,7 +46,7 @@ def dagster_url(home: Home) -> str:
     return f"postgresql+psycopg2://postgres@/dagster?host={home.socket_dir}"
 
 
-def version(home: Home) -> str:  # noqa: ARG001
+def version(home: Home) -> str:
     """Return the server's version."""
     command = [binaries() / "postgres", "--version"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]

@@ -1,5 +1,7 @@
-"""A server process of a home: started in a session of its own, known by pid and start time, so that a reused pid is
-never taken for it."""
+"""A server process of a home, started in a session of its own.
+
+It is known by pid and start time, so that a reused pid is never taken for it.
+"""
 
 import json
 import os

@@ -21,7 +21,7 @@ def url(home: Home) -> str:
     return f"http://127.0.0.1:{json.loads(_ready_file(home).read_text(encoding='utf-8'))['port']}"
 
 
-def version(home: Home) -> str:  # noqa: ARG001
+def version(home: Home) -> str:
     """Return the engine's version."""
     return f"edge {package_version('qdrant-edge-py')}"
 

@@ -25,7 +25,7 @@ def url(home: Home) -> str:
     return f"unix://{_socket(home)}"
 
 
-def version(home: Home) -> str:  # noqa: ARG001
+def version(home: Home) -> str:
     """Return the server's version."""
     text = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout
     return text.split("v=")[1].split()[0]

@@ -34,7 +34,9 @@ def arguments() -> argparse.Namespace:
 
 async def run(options: argparse.Namespace) -> None:
     """Serve until SIGTERM, SIGINT or the parent's end."""
-    market = Recording(options.recording) if options.recording else SyntheticMarket(options.seed, options.symbols.split(","))
+    market = (
+        Recording(options.recording) if options.recording else SyntheticMarket(options.seed, options.symbols.split(","))
+    )
     speed = math.inf if options.speed == "max" else float(options.speed)
     clock = Clock(options.start_ms, options.end_ms, speed)
     exchange = SimulatedExchange(market, clock, fault_plan(json.loads(options.faults)), options.limit)

@@ -27,7 +27,17 @@ QUOTES: Final = ("USDT", "USDC", "BUSD", "FDUSD", "BTC", "ETH", "BNB", "EUR", "T
 REST_FIELDS: Final = {"a": "agg_trade_id", "p": "price", "q": "quantity", "f": "first_trade_id", "l": "last_trade_id"}
 REST_FIELDS |= {"T": "time_ms", "m": "buyer_is_maker"}
 ARCHIVE_COLUMNS: Final = (*list(REST_FIELDS.values()), "best_match")
-KLINE_COLUMNS: Final = ("open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "trade_count")
+KLINE_COLUMNS: Final = (
+    "open_time",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "close_time",
+    "quote_volume",
+    "trade_count",
+)
 TIME_NAMES: Final = ("open_time", "date", "timestamp", "time")
 
 
@@ -165,7 +175,15 @@ def _trade_texts(file: Path) -> pl.DataFrame:
     """Return trades with prices and quantities still as text."""
     content = _bytes(file)
     if ".jsonl" in file.name:
-        fields = {"a": pl.Int64, "p": pl.String, "q": pl.String, "f": pl.Int64, "l": pl.Int64, "T": pl.Int64, "m": pl.Boolean}
+        fields = {
+            "a": pl.Int64,
+            "p": pl.String,
+            "q": pl.String,
+            "f": pl.Int64,
+            "l": pl.Int64,
+            "T": pl.Int64,
+            "m": pl.Boolean,
+        }
         frame = pl.read_ndjson(io.BytesIO(content), schema=fields).rename(REST_FIELDS)
     else:
         first = content[: content.find(b"\n")]
@@ -209,7 +227,11 @@ def _kline_floats(file: Path) -> pl.DataFrame:
     column = frame[time]
     if column.dtype == pl.String:
         column = column.str.to_datetime(time_zone="UTC")
-    times = column.dt.epoch("ms") if column.dtype.is_temporal() else pl.select(_milliseconds(column.cast(pl.Int64))).to_series()
+    times = (
+        column.dt.epoch("ms")
+        if column.dtype.is_temporal()
+        else pl.select(_milliseconds(column.cast(pl.Int64))).to_series()
+    )
     bars = frame.select(
         times.alias("open_time"), *(pl.col(n).cast(pl.Float64) for n in ("open", "high", "low", "close", "volume"))
     ).sort("open_time")
@@ -252,7 +274,9 @@ def _numbered(symbol: str, frame: pl.DataFrame, instrument: Instrument) -> pl.Da
     trades = trades.unique(maintain_order=True).sort("agg_trade_id")
     twice = trades.filter(pl.col("agg_trade_id").is_duplicated())
     if len(twice):
-        raise BadRecording(f"trade {twice['agg_trade_id'][0]} of {symbol} is there twice and differs", "remove one file")
+        raise BadRecording(
+            f"trade {twice['agg_trade_id'][0]} of {symbol} is there twice and differs", "remove one file"
+        )
     return trades.cast(TRADE_SCHEMA)  # pyright: ignore[reportArgumentType]
 
 

@@ -156,10 +156,10 @@ class SimulatedExchange:
 
         return handle
 
-    def _ping(self, query: Any) -> str:  # noqa: ARG002
+    def _ping(self, query: Any) -> str:
         return "{}"
 
-    def _time(self, query: Any) -> str:  # noqa: ARG002
+    def _time(self, query: Any) -> str:
         return json.dumps({"serverTime": self.clock.now_ms()})
 
     def _info(self, query: Any) -> str:
@@ -176,8 +176,12 @@ class SimulatedExchange:
                 {"filterType": "PRICE_FILTER", "minPrice": price, "maxPrice": "1000000.00", "tickSize": price},
                 {"filterType": "LOT_SIZE", "minQty": lot, "maxQty": "9000.00", "stepSize": lot},
             ]
-            symbols.append({"symbol": name, "status": "TRADING", "baseAsset": i.base, "quoteAsset": i.quote, "filters": filters})
-        return json.dumps({"timezone": "UTC", "serverTime": self.clock.now_ms(), "symbols": symbols}, ensure_ascii=False)
+            symbols.append(
+                {"symbol": name, "status": "TRADING", "baseAsset": i.base, "quoteAsset": i.quote, "filters": filters}
+            )
+        return json.dumps(
+            {"timezone": "UTC", "serverTime": self.clock.now_ms(), "symbols": symbols}, ensure_ascii=False
+        )
 
     def _klines(self, query: Any) -> str:
         symbol = self._symbol(query)
@@ -245,7 +249,7 @@ class SimulatedExchange:
             raise Refused(-1121, "Invalid symbol.")
         return name
 
-    async def _show_clock(self, request: web.Request) -> web.Response:  # noqa: ARG002
+    async def _show_clock(self, request: web.Request) -> web.Response:
         now, end = self.clock.now_ms(), self.clock.end_ms
         return web.json_response({"now_ms": now, "end_ms": end, "finished": now >= end})
 
@@ -321,7 +325,9 @@ class SimulatedExchange:
         instrument, stream = self.market.instrument(symbol), f"{symbol.lower()}@kline_{timeframe}"
         closing = [(bar["open_time"] + timeframe.ms, bar) for bar in bars.iter_rows(named=True)]
         return [
-            (at, stream, kline_event(bar, instrument, timeframe, True, at)) for at, bar in closing if lo_ms < at <= hi_ms
+            (at, stream, kline_event(bar, instrument, timeframe, True, at))
+            for at, bar in closing
+            if lo_ms < at <= hi_ms
         ]
 
     async def _send(self, subscriber: Subscriber, stream: str, text: str) -> None:

@@ -47,7 +47,7 @@ class SyntheticMarket:
         """Return one symbol's instrument."""
         return self._paths[symbol].instrument
 
-    def intervals(self, symbol: str) -> tuple[Timeframe, ...]:  # noqa: ARG002
+    def intervals(self, symbol: str) -> tuple[Timeframe, ...]:
         """Return the timeframes of which there are klines."""
         return tuple(Timeframe)[1:]
 
@@ -127,7 +127,10 @@ class _Path:
             # A random walk's spread grows with the square root of time: it doubles with each fourfold period.
             spread = self._shape[0] * 2**octave // 4096
             node, inside = minutes // period, minutes % period
-            ends = [(self._hash(node + step, 10 + octave) % np.uint64(2 * spread + 1)).astype(np.int64) - spread for step in (0, 1)]
+            ends = [
+                (self._hash(node + step, 10 + octave) % np.uint64(2 * spread + 1)).astype(np.int64) - spread
+                for step in (0, 1)
+            ]
             part = (ends[0] * (period - inside) + ends[1] * inside) // period
             if octave <= 3:
                 # Storm and calm: blocks of six hours scale the short moves from a third to double.
@@ -213,5 +216,3 @@ def longer(minutes: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
         )
         .sort("open_time")
     )
-
-

@@ -15,7 +15,9 @@ def decimal_text(units: pl.Expr, decimals: int) -> pl.Expr:
     """Return integers as decimal text with eight decimals, as the exchange pads them."""
     scale = 10**decimals
     fraction = (units % scale).cast(pl.String).str.zfill(decimals) if decimals else pl.lit("")
-    return pl.concat_str((units // scale).cast(pl.String), pl.lit("."), fraction, pl.lit("0" * (PADDED_DECIMALS - decimals)))
+    return pl.concat_str(
+        (units // scale).cast(pl.String), pl.lit("."), fraction, pl.lit("0" * (PADDED_DECIMALS - decimals))
+    )
 
 
 def rest_trades(trades: pl.DataFrame, instrument: Instrument) -> list[str]:
@@ -26,7 +28,9 @@ def rest_trades(trades: pl.DataFrame, instrument: Instrument) -> list[str]:
 def stream_trades(trades: pl.DataFrame, instrument: Instrument) -> list[str]:
     """Return each trade as a websocket event."""
     head = pl.concat_str(
-        pl.lit('"e":"aggTrade","E":'), pl.col("time_ms"), pl.lit(f',"s":{json.dumps(instrument.name, ensure_ascii=False)},')
+        pl.lit('"e":"aggTrade","E":'),
+        pl.col("time_ms"),
+        pl.lit(f',"s":{json.dumps(instrument.name, ensure_ascii=False)},'),
     )
     return _trade_texts(trades, instrument, head, "}")
 
@@ -62,7 +66,10 @@ def rest_klines(bars: pl.DataFrame, instrument: Instrument, timeframe: Timeframe
     row = pl.concat_str(
         pl.lit("["),
         pl.col("open_time"),
-        *(pl.concat_str(pl.lit(',"'), decimal_text(pl.col(n), price), pl.lit('"')) for n in ("open", "high", "low", "close")),
+        *(
+            pl.concat_str(pl.lit(',"'), decimal_text(pl.col(n), price), pl.lit('"'))
+            for n in ("open", "high", "low", "close")
+        ),
         pl.lit(',"'),
         decimal_text(pl.col("volume"), lots),
         pl.lit('",'),
@@ -81,7 +88,12 @@ def rest_klines(bars: pl.DataFrame, instrument: Instrument, timeframe: Timeframe
 def kline_event(bar: dict[str, Any], instrument: Instrument, timeframe: Timeframe, closed: bool, now_ms: int) -> str:
     """Return one bar as a websocket event."""
     text, lots = instrument.price_text, instrument.quantity_text
-    kline = {"t": bar["open_time"], "T": bar["open_time"] + timeframe.ms - 1, "s": instrument.name, "i": timeframe.value}
+    kline = {
+        "t": bar["open_time"],
+        "T": bar["open_time"] + timeframe.ms - 1,
+        "s": instrument.name,
+        "i": timeframe.value,
+    }
     kline |= {"f": -1, "L": -1, "o": text(bar["open"]), "c": text(bar["close"]), "h": text(bar["high"])}
     kline |= {"l": text(bar["low"]), "v": lots(bar["volume"]), "n": bar["trade_count"], "x": closed, "q": "0"}
     kline |= {"V": lots(bar["taker_volume"]), "Q": "0", "B": "0"}

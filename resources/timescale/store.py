@@ -48,9 +48,7 @@ class Written:
 
     def __add__(self, other: "Written") -> "Written":
         """Return the sum of two writes."""
-        return Written(
-            self.inserted + other.inserted, self.updated + other.updated, self.deleted + other.deleted
-        )
+        return Written(self.inserted + other.inserted, self.updated + other.updated, self.deleted + other.deleted)
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,7 @@ class MarketStore:
 
     def register(self, instruments: Iterable[Instrument]) -> None:
         """Make instruments known; their decimals follow the exchange."""
-        rows = [
-            (i.venue, i.name, i.base, i.quote, i.kind, i.price_decimals, i.quantity_decimals) for i in instruments
-        ]
+        rows = [(i.venue, i.name, i.base, i.quote, i.kind, i.price_decimals, i.quantity_decimals) for i in instruments]
         statement = (
             "INSERT INTO md.symbol AS s (venue, name, base, quote, kind, price_decimals, quantity_decimals) "
             "SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM md.symbol WHERE venue = $1 AND name = $2) "
@@ -153,7 +149,13 @@ class MarketStore:
         return decode(table, self._copy_out(query))
 
     def last_before(
-        self, table: Table, symbol: str, before_ms: int, rows: int, timeframe: Timeframe | None = None, where: str = "true"
+        self,
+        table: Table,
+        symbol: str,
+        before_ms: int,
+        rows: int,
+        timeframe: Timeframe | None = None,
+        where: str = "true",
     ) -> int | None:
         """Return the time (ms) of the row that is `rows` rows before `before_ms`, or of the first, or None."""
         scope = self._scope(table, symbol, timeframe)
@@ -235,9 +237,7 @@ class MarketStore:
     def set_trade_coverage(self, symbol: str, ranges: Iterable[TradeCoverage]) -> None:
         """Replace the ranges of ids held by the ledger's."""
         symbol_id = self._id(symbol)
-        rows = [
-            (symbol_id, r.first_id, r.last_id, float(r.proven_from_ms), float(r.proven_until_ms)) for r in ranges
-        ]
+        rows = [(symbol_id, r.first_id, r.last_id, float(r.proven_from_ms), float(r.proven_until_ms)) for r in ranges]
         wait(self._replace_coverage(symbol_id, rows))
 
     async def _replace_coverage(self, symbol_id: int, rows: list[tuple[Any, ...]]) -> None:
@@ -274,7 +274,9 @@ class MarketStore:
     ) -> dict[str, int]:
         """Record rows and digest of each day of `[lo_ms, hi_ms)` as what `asset` wrote; return rows by day."""
         scope = self._scope(table, symbol, timeframe)
-        condition = " AND ".join(f"t.{name} = {_literal(value)}" for name, value in zip(table.scope, scope, strict=True))
+        condition = " AND ".join(
+            f"t.{name} = {_literal(value)}" for name, value in zip(table.scope, scope, strict=True)
+        )
         time = f"t.{table.time_column}"
         statement = (
             "WITH written AS ("  # noqa: S608
@@ -305,7 +307,9 @@ class MarketStore:
     def noted_days(self, asset: str, symbol: str) -> dict[str, tuple[int, str]]:
         """Return rows and digest by day as recorded by `note_days`."""
         query = "SELECT day, rows, digest FROM md.day WHERE symbol_id = $1 AND asset = $2 ORDER BY day"
-        return {row["day"].isoformat(): (row["rows"], row["digest"]) for row in self.fetch(query, self._id(symbol), asset)}
+        return {
+            row["day"].isoformat(): (row["rows"], row["digest"]) for row in self.fetch(query, self._id(symbol), asset)
+        }
 
     def damaged_days(
         self, table: Table, asset: str, symbols: Sequence[str], timeframe: Timeframe | None = None

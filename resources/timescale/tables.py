@@ -103,8 +103,10 @@ def decode(table: Table, csv: io.BytesIO) -> pl.DataFrame:
         for name, kind in table.schema.items()
         if isinstance(kind, pl.List)
     ]
-    return frame.with_columns(*(pl.col(name) == "t" for name in booleans)  # null stays null
-    , *lists)
+    return frame.with_columns(
+        *(pl.col(name) == "t" for name in booleans),  # null stays null
+        *lists,
+    )
 
 
 def select(table: Table) -> str:
@@ -120,7 +122,8 @@ def upsert(table: Table, staging: str) -> str:
     key = [*table.scope, *(table.column(name) for name in table.key)]
     columns = [*table.scope, *table.columns]
     values = [name for name in columns if name not in key]
-    changed = f"({', '.join(f't.{name}' for name in values)}) IS DISTINCT FROM ({', '.join(f'excluded.{name}' for name in values)})"
+    old, new = (", ".join(f"{row}.{name}" for name in values) for row in ("t", "excluded"))
+    changed = f"({old}) IS DISTINCT FROM ({new})"
     if table.ranked:
         changed = f"{rank('excluded.source')} >= {rank('t.source')} AND {changed}"
     return (

@@ -7,6 +7,7 @@ sum does not depend on its order and a rolled-up bar equals the bar made from th
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import polars as pl
@@ -210,5 +211,4 @@ def _empty_parts(
 def missing_bars(candles: pl.DataFrame, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> list[tuple[int, int]]:
     """Return the half-open ranges (ms) inside `[lo_ms, hi_ms)` that have no row, in order."""
     edges = [lo_ms - timeframe.ms, *candles["open_time"].to_list(), timeframe.ceil(hi_ms)]
-    steps = zip(edges, edges[1:], strict=False)
-    return [(before + timeframe.ms, after) for before, after in steps if after - before > timeframe.ms]
+    return [(before + timeframe.ms, after) for before, after in pairwise(edges) if after - before > timeframe.ms]

@@ -13,7 +13,6 @@ import polars as pl
 
 from trading.errors import TradingError
 
-
 _DECIMAL: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
 
 

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from trading.rag.snapshot import AVERAGE_VOLUME_BARS, SERIES, grids, last_closed
 from trading.rag.grid import Floats, slope
+from trading.rag.snapshot import AVERAGE_VOLUME_BARS, SERIES, grids, last_closed
 
 FEATURE_VERSION: Final = "feat_v1"
 CLIP: Final = 2.6
@@ -64,11 +64,14 @@ def features(
     usable = states.filter(pl.col("warm") & pl.col("complete") & (pl.col("gap_bars") == 0)).sort("ts_ms")
     frames = (candles_3m, indicators_3m, candles_4h, indicators_4h)
     chunks = [_features(frames, usable["ts_ms"].to_numpy()[at : at + CHUNK]) for at in range(0, len(usable), CHUNK)]
-    return pl.concat(chunks) if chunks else pl.DataFrame(schema={"ts_ms": pl.Int64, **dict.fromkeys(FEATURES, pl.Float64)})
+    return (
+        pl.concat(chunks) if chunks else pl.DataFrame(schema={"ts_ms": pl.Int64, **dict.fromkeys(FEATURES, pl.Float64)})
+    )
 
 
 def _features(
-    frames: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame], times: np.ndarray[tuple[int], np.dtype[np.int64]]
+    frames: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame],
+    times: np.ndarray[tuple[int], np.dtype[np.int64]],
 ) -> pl.DataFrame:
     short, long = grids(*frames, int(times[0]), int(times[-1]) + 1)
     at, _ = last_closed(short, times)

@@ -66,5 +66,5 @@ def grid_of(bars: pl.DataFrame, timeframe: Timeframe, lo_ms: int, hi_ms: int) ->
 def slope(series: Floats) -> Floats:
     """Return the ordinary least squares slope of each row over its index; NaN where a value is missing."""
     count = series.shape[1]
-    index = np.arange(count) - (count - 1) / 2.0
+    index: Floats = np.arange(count, dtype=np.float64) - (count - 1) / 2.0
     return np.ascontiguousarray(series * index).sum(axis=1) / float((index * index).sum())

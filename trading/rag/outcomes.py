@@ -49,10 +49,10 @@ def _outcomes(states: pl.DataFrame, candles: pl.DataFrame) -> pl.DataFrame:
     complete = np.isfinite(highs).all(axis=1)
     stopped, taken = lows <= STOP_LOSS_PCT, highs >= TAKE_PROFIT_PCT
     frame = pl.DataFrame({"ts_ms": times, **{name: pl.Series(v).fill_nan(None) for name, v in columns.items()}})
-    known = pl.Series(complete)
+    known = pl.Series(np.asarray(complete))
     return frame.with_columns(
-        hit_stop_loss=pl.when(known).then(pl.Series(stopped.any(axis=1))),
-        hit_take_profit=pl.when(known).then(pl.Series(taken.any(axis=1))),
+        hit_stop_loss=pl.when(known).then(pl.Series(np.asarray(stopped.any(axis=1)))),
+        hit_take_profit=pl.when(known).then(pl.Series(np.asarray(taken.any(axis=1)))),
         first_touch=pl.when(known).then(pl.Series(_first_touch(stopped, taken), dtype=pl.String)),
         matures_at_ms=pl.col("ts_ms") + DAY_MS,
         complete=known,

@@ -57,7 +57,9 @@ def snapshots(
         complete=pl.all_horizontal(
             (pl.col(name).list.drop_nulls().list.len() * 2 >= SERIES) for name in columns if columns[name].ndim == 2
         ),
-        **{name: pl.lit(None, pl.Float64) for name in ("open_interest_latest", "open_interest_avg_24h", "funding_rate")},
+        **{
+            name: pl.lit(None, pl.Float64) for name in ("open_interest_latest", "open_interest_avg_24h", "funding_rate")
+        },
     )
     return frame.with_columns(digest=pl.Series(_digests(symbol, times, columns), dtype=pl.String)), rejected
 

@@ -77,7 +77,7 @@ def _trade(event: _Event, instrument: Instrument, newest_ms: int) -> AggTrade:
         raise BadFrame("bad_ids", f"a={event.a} f={event.f} l={event.l}")
     if event.T not in MILLISECONDS:
         raise BadFrame("bad_time", f"T={event.T} is not in milliseconds")
-    if newest_ms and event.T > newest_ms + MAX_AHEAD_MS:
+    if newest_ms and newest_ms + MAX_AHEAD_MS < event.T:
         raise BadFrame("future_time", f"T={event.T} after {newest_ms}")
     try:
         price, quantity = instrument.ticks(event.p), instrument.lots(event.q)

@@ -154,12 +154,16 @@ def _plan_recording(request: DemoRequest) -> tuple[Plan, dict[str, Any]]:
     folder = request.recording
     assert folder is not None  # noqa: S101
     recording = Recording(folder)
-    seed = request.seed if request.seed is not None else fixed.get("seed", 7)
     symbols = request.symbols or tuple(recording.symbols)
     unknown = [name for name in symbols if name not in recording.symbols]
     if unknown:
         raise BadDemo(f"--symbols {unknown[0]} is not in {folder}", f"it holds {', '.join(recording.symbols)}")
-    clock = {"source": "recording", "digest": recording.digest(), "symbols": sorted(symbols), "end_ms": recording.end_ms}
+    clock = {
+        "source": "recording",
+        "digest": recording.digest(),
+        "symbols": sorted(symbols),
+        "end_ms": recording.end_ms,
+    }
     arguments = ("--recording", str(folder.resolve()), "--symbols", ",".join(symbols))
     start_ms = recording.start_ms
     live_ms = recording.end_ms if not recording.has_trades else start_ms - start_ms % DAY_MS
@@ -204,7 +208,17 @@ def _exchange(stores: "Stores", plan: Plan, environment: dict[str, str]) -> Iter
     """Run the simulated exchange at the client's pace; yield the root of its REST interface."""
     ready = stores.home.run_dir / "exchange.json"
     ready.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "resources.simulator", "--port", "0", "--speed", "max", "--parent", str(os.getpid())]
+    command = [
+        sys.executable,
+        "-m",
+        "resources.simulator",
+        "--port",
+        "0",
+        "--speed",
+        "max",
+        "--parent",
+        str(os.getpid()),
+    ]
     command += ["--start-ms", str(plan.live_ms), "--end-ms", str(plan.end_ms), "--port-file", str(ready)]
     log = stores.home.logs_dir / "exchange.log"
     with log.open("ab") as output:

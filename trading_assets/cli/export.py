@@ -55,10 +55,10 @@ def rows(stores: "Stores", dataset: str, symbol: str, timeframe: str, lo_ms: int
         "features": FEATURE,
     }[dataset]
     if table.by_timeframe and timeframe not in set(CANDLE_TIMEFRAMES):
-        raise BadExport(f"--timeframe {timeframe or '(none)'} is not kept", f"choose one of {', '.join(CANDLE_TIMEFRAMES)}")
-    frame = stores.market.read(
-        table, symbol, lo_ms, hi_ms, Timeframe(timeframe) if table.by_timeframe else None
-    )
+        raise BadExport(
+            f"--timeframe {timeframe or '(none)'} is not kept", f"choose one of {', '.join(CANDLE_TIMEFRAMES)}"
+        )
+    frame = stores.market.read(table, symbol, lo_ms, hi_ms, Timeframe(timeframe) if table.by_timeframe else None)
     instrument = stores.market.instrument(symbol)
     name = table.time_column
     frame = frame.with_columns(

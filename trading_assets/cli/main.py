@@ -50,7 +50,9 @@ def moment_ms(text: str | None, default: int, option: str) -> int:
 def demo(
     home: HomeOption = None,
     days: Annotated[int, typer.Option(help="Days of history.")] = 180,
-    end: Annotated[str | None, typer.Option(help="UTC day at whose start the demo ends; fixed by the first run.")] = None,
+    end: Annotated[
+        str | None, typer.Option(help="UTC day at whose start the demo ends; fixed by the first run.")
+    ] = None,
     symbols: Annotated[str, typer.Option(help="Symbols, separated by commas.")] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of the synthetic market; 7 unless the home has one.")] = None,
     recording: Annotated[Path | None, typer.Option(help="Folder of recorded trades or klines to play instead.")] = None,
@@ -126,7 +128,9 @@ def export(
 @app.command()
 def similar(
     symbol: Annotated[str, typer.Argument(help="Exchange name, e.g. BTCUSDT.")],
-    as_of: Annotated[str | None, typer.Option("--as-of", help="Moment of the question, UTC; default: the last state.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="Moment of the question, UTC; default: the last state.")
+    ] = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many states.")] = 10,
     home: HomeOption = None,
     as_json: Json = False,
@@ -178,7 +182,9 @@ def config_show(home: HomeOption = None, as_json: Json = False) -> None:
         rows = load_settings(home_path(home)).describe()
         if not as_json:
             settings_table(rows)
-        emit({"settings": [dict(zip(("key", "value", "origin", "meaning"), row, strict=True)) for row in rows]}, as_json)
+        emit(
+            {"settings": [dict(zip(("key", "value", "origin", "meaning"), row, strict=True)) for row in rows]}, as_json
+        )
 
 
 def main() -> None:

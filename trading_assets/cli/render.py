@@ -21,7 +21,9 @@ def table_of(title: str, values: Mapping[str, Any]) -> None:
 
 def neighbours_table(answer: Mapping[str, Any]) -> None:
     """Print similar states with their outcomes."""
-    table = Table("time (UTC)", "distance", "1h %", "4h %", "24h %", title=f"{answer['symbol']} at {answer['state_at']}")
+    table = Table(
+        "time (UTC)", "distance", "1h %", "4h %", "24h %", title=f"{answer['symbol']} at {answer['state_at']}"
+    )
     for n in answer["neighbours"]:
         table.add_row(
             n["time"], f"{n['distance']:.3f}", *(_percent(n[f"outcome_{horizon}"]) for horizon in ("1h", "4h", "24h"))

@@ -30,7 +30,9 @@ def similar(stores: "Stores", symbol: str, as_of_ms: int, k: int) -> dict[str, A
     row = stores.market.read(FEATURE, symbol, ts_ms, ts_ms + 1)
     if row.is_empty():
         span = stores.market.span(FEATURE, symbol)
-        hint = f"states reach from {_iso(span[0])} to {_iso(span[1])}" if span else "materialize snapshot_features first"
+        hint = (
+            f"states reach from {_iso(span[0])} to {_iso(span[1])}" if span else "materialize snapshot_features first"
+        )
         raise NoState(f"{symbol} has no warm state without gaps at {_iso(ts_ms)}", hint)
     vector = [float(value) for value in row.select(FEATURES).row(0)]
     found = stores.index.query(vector, symbol=symbol, as_of_ms=as_of_ms, k=k)
