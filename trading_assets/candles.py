@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from resources.wiring import ExchangeClient, MarketDatabase
-from trading.market.timeframe import ROLLED_UP, Timeframe
+from trading.market.timeframe import CANDLE_TIMEFRAMES, ROLLED_UP, Timeframe
 from trading_assets.catalogue import daily
 from trading_assets.materialized import column_schema, record_days
 from trading_assets.partitions import SymbolWindow, symbol_window
@@ -67,13 +67,13 @@ def candles_1m(context: dg.AssetExecutionContext, market: MarketDatabase, exchan
     )
 
 
-def rolled_candles(timeframe: Timeframe) -> dg.AssetsDefinition:
-    """Return the asset of one timeframe longer than a minute."""
+def rolled_candles(timeframe: Timeframe, finer: list[dg.AssetsDefinition]) -> dg.AssetsDefinition:
+    """Return the asset of one timeframe longer than a minute, made from the first of `finer` that is stored."""
 
     @dg.asset(
         **daily("candles", "postgres"),
         name=f"candles_{timeframe}",
-        deps=[candles_1m],
+        deps=finer,
         metadata=column_schema(CANDLE_COLUMNS),
         description=_describe(timeframe),
     )
@@ -116,7 +116,7 @@ def longer_bars(
     from trading.market.candle import empty_candles, roll_up
 
     instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, timeframe)
-    for finer in (t for t in (Timeframe.M1, *ROLLED_UP) if t.ms < timeframe.ms and timeframe.ms % t.ms == 0):
+    for finer in parts_of(timeframe):
         parts = market.read(CANDLE, window.symbol, window.lo_ms, hi_ms, finer)
         if len(parts):
             proven = [(r.proven_from_ms, r.proven_until_ms) for r in market.trade_coverage(window.symbol)]
@@ -161,4 +161,16 @@ def _absent(bars: "pl.DataFrame", timeframe: Timeframe, market: MarketDatabase, 
     return {"minutes_empty": total - missing, "minutes_missing": missing}
 
 
-candles_of = {timeframe: rolled_candles(timeframe) for timeframe in ROLLED_UP}
+def parts_of(timeframe: Timeframe) -> list[Timeframe]:
+    """Return the timeframes that a bar can be made from, finest first."""
+    return [t for t in CANDLE_TIMEFRAMES if t.ms < timeframe.ms and timeframe.ms % t.ms == 0]
+
+
+def _all_candles() -> dict[Timeframe, dg.AssetsDefinition]:
+    made = {Timeframe.M1: candles_1m}
+    for timeframe in ROLLED_UP:
+        made[timeframe] = rolled_candles(timeframe, [made[part] for part in parts_of(timeframe)])
+    return made
+
+
+candles_of = _all_candles()

@@ -19,7 +19,7 @@ from resources.wiring import (
 )
 from sensors.collector import collect_spot, collector_supervisor
 from trading_assets.automation import chain, close_days, keep_hot, refresh_today, upkeep
-from trading_assets.candles import candles_1m, candles_of
+from trading_assets.candles import candles_of
 from trading_assets.checks import checks
 from trading_assets.indicators import indicators_of, lmdb_candles, lmdb_indicators
 from trading_assets.operations import hot_values
@@ -43,7 +43,6 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             instruments,
             trade_batches,
             agg_trades,
-            candles_1m,
             *candles_of.values(),
             *indicators_of.values(),
             lmdb_candles,

@@ -138,13 +138,13 @@ def plan_demo(request: DemoRequest, fixed: dict[str, Any]) -> tuple[Plan, dict[s
     today = time.time_ns() // 1_000_000 // DAY_MS * DAY_MS
     end_ms = request.end_ms or fixed.get("end_ms") or today
     if end_ms % DAY_MS or end_ms > today:
-        raise BadDemo(f"--end {_day(end_ms)} is no day that has begun", "give a UTC day up to today")
+        raise BadDemo(f"--end {day_of(end_ms)} is no day that has begun", "give a UTC day up to today")
     seed = request.seed if request.seed is not None else fixed.get("seed", 7)
     symbols = request.symbols or tuple(fixed.get("symbols", ())) or ("BTCUSDT", "ETHUSDT")
     start_ms = end_ms - request.days * DAY_MS
     arguments = ("--seed", str(seed), "--symbols", ",".join(symbols))
     clock = {"source": "synthetic", "seed": seed, "end_ms": end_ms, "symbols": list(symbols)}
-    plan = Plan(symbols, _day(start_ms), _day(end_ms - 1), end_ms, end_ms - LIVE_MS, arguments)
+    plan = Plan(symbols, day_of(start_ms), day_of(end_ms - 1), end_ms, end_ms - LIVE_MS, arguments)
     return plan, clock
 
 
@@ -167,7 +167,7 @@ def _plan_recording(request: DemoRequest) -> tuple[Plan, dict[str, Any]]:
     arguments = ("--recording", str(folder.resolve()), "--symbols", ",".join(symbols))
     start_ms = recording.start_ms
     live_ms = recording.end_ms if not recording.has_trades else start_ms - start_ms % DAY_MS
-    return Plan(symbols, _day(start_ms), _day(recording.end_ms - 1), recording.end_ms, live_ms, arguments), clock
+    return Plan(symbols, day_of(start_ms), day_of(recording.end_ms - 1), recording.end_ms, live_ms, arguments), clock
 
 
 def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, An
                 show({"stage": "collecting trades off the websocket"})
                 restored = _collect(stores, plan, environment, rest_url)
                 progress = Progress(Counter({"rocksdb": restored}))
-                _materialize(workers, plan, progress, show)
+                materialize(workers, plan, progress, show)
             finally:
                 for worker in workers:
                     worker.close()
@@ -235,7 +235,7 @@ def _exchange(stores: "Stores", plan: Plan, environment: dict[str, str]) -> Iter
         process.wait(10)
 
 
-def _materialize(workers: list[Worker], plan: Plan, progress: Progress, show: Any) -> None:
+def materialize(workers: list[Worker], plan: Plan, progress: Progress, show: Any) -> None:
     """Run the instruments, one chain a symbol on as many workers as there are, and the hot values."""
     show({"stage": "materializing"})
     workers[0].start("instruments")
@@ -296,5 +296,6 @@ def _summary(stores: "Stores", plan: Plan, progress: Progress) -> dict[str, Any]
     }
 
 
-def _day(time_ms: int) -> str:
+def day_of(time_ms: int) -> str:
+    """Return the UTC day that holds a moment, `YYYY-MM-DD`."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d")
