@@ -11,14 +11,13 @@ from typing import Final
 
 import dagster as dg
 
-from trading_assets.partitions import partition_key, symbol_days, symbols
+from trading_assets.partitions import partition_key, symbols
 
 CHAIN_GROUPS: Final = ("trades", "candles", "indicators", "rag")
 
 chain: Final = dg.define_asset_job(
     "market_chain",
     dg.AssetSelection.groups(*CHAIN_GROUPS),
-    partitions_def=symbol_days,
     executor_def=dg.in_process_executor,
     description="One symbol over a range of days, from the journal to the market memory.",
     tags={"chain": "market"},
@@ -41,8 +40,7 @@ def _requests(
 ) -> Iterator[dg.RunRequest]:
     names = context.instance.get_dynamic_partitions(symbols.name or "")
     if not names:
-        yield dg.SkipReason("no symbol is registered yet; materialize 'instruments' first")  # pyright: ignore
-        return
+        return  # nothing to ask for until "instruments" has been materialized once
     for symbol in names:
         for day in days:
             yield dg.RunRequest(

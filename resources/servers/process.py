@@ -16,6 +16,9 @@ import psutil
 
 from trading.errors import TradingError
 
+_started: Final[dict[int, subprocess.Popen[bytes]]] = {}
+"""Servers that this process started; they may outlive it, and are its children to reap while it lives."""
+
 START_S: Final = 30
 STOP_S: Final = 15
 
@@ -41,6 +44,7 @@ def launch(
             start_new_session=True,
             **options,
         )
+    _started[process.pid] = process
     record = {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
     (run_dir / f"{name}.pid.json").write_text(json.dumps(record), encoding="utf-8")
     deadline = time.monotonic() + START_S
@@ -73,9 +77,10 @@ def end(name: str, run_dir: Path, number: int = signal.SIGTERM) -> None:
     if process is None:
         return
     os.kill(process.pid, number)
+    child = _started.pop(process.pid, None)
     try:
-        process.wait(STOP_S)
-    except psutil.TimeoutExpired:
+        (child or process).wait(STOP_S)
+    except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
         process.kill()
-        process.wait(STOP_S)
+        (child or process).wait(STOP_S)
     (run_dir / f"{name}.pid.json").unlink(missing_ok=True)

@@ -69,11 +69,11 @@ def up(home_path: Path, port: int | None, days: int) -> None:
         say(f"home {home.path}: starting PostgreSQL, Redis and Qdrant")
         stores = stack.enter_context(open_stores(home_path))
         environment = _environment(stores)
-        stack.callback(_end_run_workers, home)
         if not live:
             say("starting the simulated exchange")
             rest = stack.enter_context(_exchange(stores, environment, seed, symbols))
             environment |= {"TRADING_EXCHANGE_REST_URL": rest, "TRADING_EXCHANGE_WS_URL": rest.replace("http", "ws", 1)}
+        stack.callback(_end_run_workers, home)  # they flush while exchange and stores are still there
         say("starting the Dagster UI and daemon")
         bin_folder = Path(sys.executable).parent
         workspace = ["-w", "workspace.yaml"]

@@ -1,0 +1,206 @@
+"""The whole way: every store filled, nothing changed by a second run, damage found by one check each and repaired."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from resources.lmdb import LmdbStore
+from resources.rocksdb import TradeJournal
+from resources.stores import Stores, open_stores
+from resources.timescale.tables import FEATURE
+from tests.recorded import recorded
+from trading_assets.checks import CHECKS
+from trading_assets.cli.similar import similar
+from trading_assets.cli.status import digests
+
+END = "2026-11-01"
+SYMBOL = "BTCUSDT"
+
+
+def trading(*arguments: str, home: Path) -> dict[str, Any]:
+    """Run the command line with `--json` and return its answer."""
+    command = [sys.executable, "-m", "trading_assets.cli.main", *arguments, "--home", str(home), "--json"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TRADING_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]) | {"status": done.returncode}
+
+
+def demo(home: Path, *more: str) -> dict[str, Any]:
+    return trading("demo", "--days", "29", "--end", END, "--symbols", SYMBOL, *more, home=home)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("home")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> dict[str, Any]:
+    return demo(home)
+
+
+@pytest.fixture
+def stores(home: Path, first: dict[str, Any]) -> Iterator[Stores]:
+    os.environ["TRADING_SYMBOLS"] = SYMBOL
+    with open_stores(home) as opened:
+        yield opened
+
+
+def test_every_store_is_filled_and_every_check_passes(first: dict[str, Any]) -> None:
+    assert first["status"] == 0
+    assert first["failures"] == []
+    assert first["checks"] == {"passed": len(CHECKS), "failed": 0} | {"passed": first["checks"]["passed"]}
+    assert first["trade_gaps"] == 0
+    assert all(first["lmdb"].values())
+    assert all(first[name] for name in ("trades", "snapshots", "outcomes", "points", "neighbours"))
+    assert first["candles"]["3m"] == 29 * 480
+
+
+def test_a_second_run_changes_nothing_and_says_so(home: Path, first: dict[str, Any]) -> None:
+    second = demo(home)
+    assert set(second["changed"].values()) == {0}
+    assert {name: second[name] for name in ("trades", "candles", "snapshots", "points")} == {
+        name: first[name] for name in ("trades", "candles", "snapshots", "points")
+    }
+
+
+def test_what_is_lost_comes_back_exactly_and_is_counted(home: Path, stores: Stores) -> None:
+    before = digests(stores)
+    market = stores.market
+    market.execute("DELETE FROM md.candle WHERE ctid IN (SELECT ctid FROM md.candle WHERE timeframe = '1h' LIMIT 3)")
+    points = [identity for _, identity, _ in stores.index.stored(SYMBOL)]
+    stores.index.delete(points[:2])
+    delete_lmdb_entry(stores.lmdb, "candles_3m")
+    with TradeJournal.write(stores.home.rocksdb_dir) as journal:
+        journal.delete_batch(SYMBOL, journal.seconds(SYMBOL)[5])
+        journal.checkpoint()
+    stores.hot._client.flushall()
+    again = demo(home)
+    assert again["changed"] == {"rocksdb": 1, "postgres": 3, "lmdb": 1, "qdrant": 2, "redis": 1}
+    assert digests(stores) == before
+
+
+def delete_lmdb_entry(store: LmdbStore, database: str) -> None:
+    entry = store.read(database, SYMBOL, 0, 2**62)
+    place = int(entry["open_time"][7])
+    store.write(database, SYMBOL, entry.head(0), place, place + 1)
+
+
+DAMAGE: dict[str, Callable[[Stores], Any]] = {
+    "agg_trades": lambda s: s.market.execute(
+        "DELETE FROM md.trade WHERE agg_trade_id = (SELECT min(agg_trade_id) + 9 FROM md.trade)"
+    ),
+    "candles_1m": lambda s: s.market.execute(
+        "DELETE FROM md.candle WHERE timeframe = '1m' AND open_time = '2026-10-20T10:10Z'"
+    ),
+    "candles_3m": lambda s: s.market.execute(
+        "UPDATE md.candle SET open_time = open_time + '1 minute' WHERE timeframe = '3m' AND open_time = '2026-10-20T10:12Z'"
+    ),
+    "candles_5m": lambda s: s.market.execute(
+        "UPDATE md.candle SET volume = volume * (1 + 2.3e-16) "
+        "WHERE timeframe = '5m' AND open_time = '2026-10-20T10:10Z'"
+    ),
+    "candles_15m": lambda s: s.market.execute(
+        "UPDATE md.candle SET complete = false WHERE timeframe = '15m' AND open_time = '2026-10-20T10:15Z'"
+    ),
+    "candles_1h": lambda s: s.market.execute(
+        "DELETE FROM md.candle WHERE timeframe = '1h' AND open_time = '2026-10-20T10:00Z'"
+    ),
+    "candles_4h": lambda s: s.market.execute(
+        "UPDATE md.candle SET high = high * 2 WHERE timeframe = '4h' AND open_time = '2026-10-20T08:00Z'"
+    ),
+    "candles_1d": lambda s: s.market.execute(
+        "UPDATE md.candle SET source = 'kline' WHERE timeframe = '1d' AND open_time = '2026-10-20'"
+    ),
+    "indicators_3m": lambda s: s.market.execute(
+        "UPDATE md.indicator SET macd = 'NaN' WHERE timeframe = '3m' AND open_time = '2026-10-20T10:12Z'"
+    ),
+    "indicators_4h": lambda s: s.market.execute(
+        "UPDATE md.indicator SET rsi_14 = 130 WHERE timeframe = '4h' AND open_time = '2026-10-20T08:00Z'"
+    ),
+    "lmdb_candles": lambda s: delete_lmdb_entry(s.lmdb, "candles_3m"),
+    "lmdb_indicators": lambda s: delete_lmdb_entry(s.lmdb, "indicators_3m"),
+    "market_snapshots": lambda s: s.market.execute(
+        "UPDATE md.snapshot SET price = price + 1 WHERE time = '2026-10-20T10:15Z'"
+    ),
+    "snapshot_outcomes": lambda s: s.market.execute(
+        "UPDATE md.outcome SET matures_at_ms = matures_at_ms - 1 WHERE time = '2026-10-20T10:15Z'"
+    ),
+    "snapshot_features": lambda s: s.market.execute(
+        "UPDATE md.feature SET macd = 9 WHERE time = (SELECT max(time) FROM md.feature)"
+    ),
+    "qdrant_points": lambda s: s.index.delete([s.index.stored(SYMBOL)[3][1]]),
+    "hot_values": lambda s: s.hot._client.hset(f"trading:latest:{SYMBOL}", "close", "1"),
+    "trade_batches": lambda s: lose_a_batch(s),
+}
+
+
+def lose_a_batch(stores: Stores) -> None:
+    with TradeJournal.write(stores.home.rocksdb_dir) as journal:
+        journal.delete_batch(SYMBOL, journal.seconds(SYMBOL)[5])
+
+
+def test_neighbours_equal_an_exact_search_among_mature_states(stores: Stores) -> None:
+    rows = stores.market.read(FEATURE, SYMBOL, 0, 2**45)
+    vectors, times = rows.drop("ts_ms").to_numpy(), rows["ts_ms"].to_numpy()
+    for place in range(len(times) - 1, len(times) - 50, -7):
+        as_of = int(times[place])
+        answer = similar(stores, SYMBOL, as_of, 5)
+        distances = np.linalg.norm(vectors - vectors[place], axis=1)
+        wanted = [i for i in np.argsort(distances, kind="stable") if times[i] + 86_400_000 <= as_of][:5]
+        found = [
+            pl.Series([n["time"]]).str.to_datetime(time_zone="UTC").dt.epoch("ms")[0] for n in answer["neighbours"]
+        ]
+        assert found == [int(times[i]) for i in wanted]
+
+
+def test_an_unknown_symbol_is_one_clear_sentence(home: Path, first: dict[str, Any]) -> None:
+    answer = trading("similar", "NOPEUSDT", home=home)
+    assert answer["status"] == 1
+    assert "NOPEUSDT" in answer["error"]
+    assert answer["hint"]
+
+
+def test_a_home_of_another_clock_is_refused(home: Path, first: dict[str, Any]) -> None:
+    answer = demo(home, "--seed", "99")
+    assert answer["status"] == 1
+    assert "seed" in answer["error"]
+
+
+def test_recorded_trades_make_the_candles_that_another_program_made(tmp_path: Path) -> None:
+    source = recorded("aggtrades/XRPETH_spot_20191011_20191013.rest.jsonl.gz")
+    theirs = pl.read_ipc(recorded("klines/binance_spot/XRP_ETH-1m.feather"))
+    folder = tmp_path / "recording" / "aggTrades"
+    folder.mkdir(parents=True)
+    (folder / "XRPETH.jsonl.gz").write_bytes(source.read_bytes())
+    tmp_path.chmod(0o755)
+    summary = trading("demo", "--recording", str(tmp_path / "recording"), home=tmp_path / "home")
+    assert (summary["trades"], summary["trade_gaps"], summary["checks"]["failed"]) == (12_477, 0, 0)
+    out = tmp_path / "candles.parquet"
+    trading("export", "candles", "--symbol", "XRPETH", "--timeframe", "1m", "--out", str(out), home=tmp_path / "home")
+    ours = pl.read_parquet(out)
+    columns = ["open", "high", "low", "close", "volume"]
+    assert ours.select(columns).equals(theirs.sort("date").select(columns))
+    assert set(ours["source"]) == {"trades"}
+
+
+def test_each_check_turns_red_for_its_damage_alone_and_names_a_key(stores: Stores) -> None:
+    damaged: set[str] = set()
+    for asset, damage in DAMAGE.items():
+        damage(stores)
+        damaged.add(asset)
+        findings = {name: question(stores, [SYMBOL]) for name, (_, question) in CHECKS.items()}
+        assert {name for name, finding in findings.items() if finding} == damaged, asset
+        assert SYMBOL in (findings[asset] or "")
+    assert damaged == set(CHECKS) - {"instruments"}
