@@ -85,9 +85,9 @@ class Ledger:
                 self._join(place - 1)
                 return
             if number > held.last_id:
-                self.ranges.insert(place + 1, IdRange(number, number, time_ms + 1, time_ms + 1))
+                self.ranges.insert(place + 1, IdRange(number, number, time_ms + 1, time_ms))
                 return
-        self.ranges.insert(0, IdRange(number, number, time_ms + 1, time_ms + 1))
+        self.ranges.insert(0, IdRange(number, number, time_ms + 1, time_ms))
 
     def forget(self, first_id: int, last_id: int) -> None:
         """No longer hold `first_id` … `last_id`, all of one range: they were lost and are to be fetched again.
