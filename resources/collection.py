@@ -3,11 +3,10 @@
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from resources.binance import BinanceRest
 from resources.collector import Collector
@@ -15,7 +14,9 @@ from resources.home import Home
 from resources.rocksdb import TradeJournal
 from resources.settings import load_settings
 from trading.errors import TradingError
-from trading.market.timeframe import Timeframe
+
+STOP_S: Final = 25
+"""Time to flush and to make a checkpoint; `trading up` waits a little longer."""
 
 
 class CollectorEnded(TradingError):
@@ -23,53 +24,70 @@ class CollectorEnded(TradingError):
 
 
 class Collection:
-    """A running collector; see `collection`."""
+    """A collector of the home's symbols; see `collection`."""
 
-    def __init__(self, collector: Collector, thread: threading.Thread, failure: list[BaseException]) -> None:
-        self._collector, self._thread, self._failure = collector, thread, failure
-        self._window = _window()
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._settings = load_settings(home.path)
+        self._collector: Collector | None = None
+        self._loop = asyncio.new_event_loop()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
+
+    def start(self) -> None:
+        """Begin to collect."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the collector flush, make a checkpoint and close the journal; return when it has.
+
+        Raises:
+            CollectorEnded: It did not within `STOP_S`.
+        """
+        if self._collector is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._collector.stop)
+        self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            raise CollectorEnded(f"the collector has not stopped within {STOP_S} s", "its last checkpoint is readable")
 
     def beats(self) -> Iterator[dict[str, Any]]:
-        """Yield the collector's status every second for as long as it runs."""
-        while self._thread.is_alive():
-            yield self._collector.status()
-            time.sleep(1)
-        raise CollectorEnded(f"the collector ended: {self._failure[0] if self._failure else 'no reason given'}")
+        """Yield the collector's status every second for as long as it runs.
 
-    def window_closed(self) -> bool:
-        """Return whether a quarter of an hour has closed since this was last asked."""
-        before, self._window = self._window, _window()
-        return before != self._window
+        Raises:
+            CollectorEnded: It ended by itself; the cause says why.
+        """
+        while self._thread.is_alive():
+            yield self._collector.status() if self._collector is not None else {"symbols": {}}
+            self._thread.join(1)
+        hint = self._failure.hint if isinstance(self._failure, TradingError) else ""
+        raise CollectorEnded(f"the collector ended: {self._failure or 'it was told to stop'}", hint) from self._failure
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._collect())
+        except BaseException as error:  # handed to the thread that watches
+            self._failure = error
+        finally:
+            self._loop.close()
+
+    async def _collect(self) -> None:
+        venue = "sim" if self._home.kind == "simulated" else "binance"
+        rest = BinanceRest(self._settings.exchange_rest_url)
+        try:
+            with TradeJournal.write(self._home.rocksdb_dir) as journal:
+                instruments = await rest.instruments(self._settings.symbols, venue)
+                self._collector = Collector(journal, rest, self._settings.exchange_ws_url, instruments)
+                await self._collector.run()
+        finally:
+            await rest.close()
 
 
 @contextmanager
 def collection() -> Iterator[Collection]:
-    """Collect as the home's settings say; flush, make a checkpoint and close the journal at the end."""
-    home = Home(Path(os.environ.get("TRADING_HOME", ".trading")))
-    settings = load_settings(home.path)
-    venue = "sim" if home.kind == "simulated" else "binance"
-    loop = asyncio.new_event_loop()
-    failure: list[BaseException] = []
-    with TradeJournal.write(home.rocksdb_dir) as journal:
-        rest = BinanceRest(settings.exchange_rest_url)
-        instruments = loop.run_until_complete(rest.instruments(settings.symbols, venue))
-        collector = Collector(journal, rest, settings.exchange_ws_url, instruments)
-
-        def run() -> None:
-            try:
-                loop.run_until_complete(collector.run())
-            except BaseException as error:  # handed to the thread that watches
-                failure.append(error)
-
-        thread = threading.Thread(target=run, name="collector", daemon=True)
-        thread.start()
-        try:
-            yield Collection(collector, thread, failure)
-        finally:
-            loop.call_soon_threadsafe(collector.stop)
-            thread.join(20)
-            loop.run_until_complete(rest.close())
-
-
-def _window() -> int:
-    return int(time.time() * 1000) // Timeframe.M15.ms
+    """Collect as the settings of the home in TRADING_HOME say, until the end of the block."""
+    collecting = Collection(Home(Path(os.environ.get("TRADING_HOME", ".trading"))))
+    collecting.start()
+    try:
+        yield collecting
+    finally:
+        collecting.stop()

@@ -74,6 +74,7 @@ class Collector:
         self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
         self._lost: dict[str, set[int]] = {name: set() for name in instruments}
         self._restored: set[tuple[str, int]] = set()
+        self._absent: set[tuple[str, int, int]] = set()
         self._newest_ms = 0
         self._last_frame = time.monotonic()
         self._until_ms: int | None = None
@@ -127,7 +128,13 @@ class Collector:
         }
         quiet = round(time.monotonic() - self._last_frame, 1)
         self.statistics["restored_batches"] = len(self._restored)
-        return {**self.statistics, "bad_frames": dict(self.bad_frames), "quiet_s": quiet, "symbols": symbols}
+        return {
+            **self.statistics,
+            "bad_frames": dict(self.bad_frames),
+            "quiet_s": quiet,
+            "symbols": symbols,
+            "absent": sorted(self._absent),
+        }
 
     # -- one connection ----------------------------------------------------------------------------------------------
 
@@ -163,12 +170,15 @@ class Collector:
             frames.put_nowait(None)
 
     async def _take_frames(self, frames: "asyncio.Queue[str | bytes | None]", receiving: "asyncio.Task[None]") -> None:
-        self._last_frame = time.monotonic()
+        self._last_frame = looked = time.monotonic()
         while not self._stopping.is_set():
+            # A busy stream must not keep holes waiting, so this is a matter of time and not of silence.
+            if time.monotonic() - looked >= IDLE_S:
+                await self._look_around()
+                looked = time.monotonic()
             try:
                 frame = await asyncio.wait_for(frames.get(), IDLE_S)
             except TimeoutError:
-                await self._when_idle()
                 continue
             while frame is not None:
                 self.statistics["queue_bytes"] -= len(frame)
@@ -181,12 +191,13 @@ class Collector:
                 self.statistics["queue_bytes"] = 0
                 raise ConnectionError("the exchange closed the stream" if receiving.done() else "the queue is full")
 
-    async def _when_idle(self) -> None:
-        """Between frames: repair what is left to repair, see whether the end is reached, and notice a silent peer."""
+    async def _look_around(self) -> None:
+        """Repair what is left to repair, see whether the end is reached, and notice a silent peer."""
         await self._repair_holes()
         if self._until_ms is not None and await self._rest.server_time() >= self._until_ms:
             await self._catch_up()
-            if not any(ledger.holes() for ledger in self._ledgers.values()):
+            holes = {(symbol, *hole) for symbol, ledger in self._ledgers.items() for hole in ledger.holes()}
+            if holes <= self._absent:
                 self._stopping.set()
         elif time.monotonic() - self._last_frame > SILENCE_S:
             raise TimeoutError(f"no frame for {SILENCE_S:.0f} s")
@@ -273,7 +284,8 @@ class Collector:
     async def _repair_holes(self) -> None:
         for symbol, ledger in self._ledgers.items():
             for first, last in ledger.holes():
-                await self._repair(symbol, first, last)
+                if (symbol, first, last) not in self._absent:
+                    await self._repair(symbol, first, last)
 
     async def _repair(self, symbol: str, first: int, last: int) -> None:
         """Fetch the ids `first` … `last` page by page; a short page is not the end, an empty one is."""
@@ -282,7 +294,9 @@ class Collector:
             page = await self._rest.agg_trades(
                 self._instruments[symbol], from_id=wanted, limit=min(PAGE, last - wanted + 1)
             )
-            if not page:
+            if not page or page[0].agg_trade_id > last:
+                # The exchange goes on behind these ids: it never issued them, or serves them no more.
+                self._absent |= {(symbol, wanted, last)} if page else set()
                 return
             self.statistics["repaired"] += len(page)
             self._hold(symbol, [trade for trade in page if trade.agg_trade_id <= last])

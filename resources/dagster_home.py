@@ -1,20 +1,29 @@
-"""Dagster's folder inside a home, and the environment in which its processes run."""
+"""Dagster's folder inside a home, and the environment in which its processes run.
+
+No Dagster here: commands prepare the folder and start Dagster's processes without waiting for it to import.
+"""
 
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Final
 
 from resources.home import Home
 from resources.servers import Urls
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT: Final = Path(__file__).resolve().parents[1]
+EVENT_BATCH: Final = "1000"
+"""Planned events are written as one statement for so many; the default is one each."""
 
 
 def prepare_dagster_home(home: Home) -> Path:
     """Put this checkout's `dagster.yaml` into the home and return the folder."""
     home.dagster_home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(CHECKOUT / "dagster.yaml", home.dagster_home / "dagster.yaml")
+    # Another process may be reading the one that is there.
+    unfinished = home.dagster_home / f"dagster.yaml.{os.getpid()}"
+    shutil.copyfile(CHECKOUT / "dagster.yaml", unfinished)
+    unfinished.replace(home.dagster_home / "dagster.yaml")
     return home.dagster_home
 
 
@@ -23,7 +32,7 @@ def dagster_environment(home: Home, urls: Urls) -> dict[str, str]:
     return {
         **os.environ,
         "DAGSTER_HOME": str(prepare_dagster_home(home)),
-        "DAGSTER_EVENT_BATCH_SIZE": "1000",
+        "DAGSTER_EVENT_BATCH_SIZE": EVENT_BATCH,
         "TRADING_DAGSTER_URL": urls.dagster,
         "TRADING_HOME": str(home.path),
         "NUMBA_CACHE_DIR": str(home.numba_dir),

@@ -30,8 +30,13 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
 
 FIRST_KEY_MS: Final = 10**12
 LAST_KEY_MS: Final = 10**13 - 1
+SYMBOL_BYTES: Final = 400
+"""LMDB keys have at most 511 bytes."""
+
 MAX_DBS: Final = 10
 META_BYTES: Final = 152
+META_MAGIC: Final = 0xBEEFC0DE
+PAGE_SIZES: Final = (4096, 8192, 16384, 32768, 65536)
 _OPENING: Final = threading.RLock()
 
 
@@ -47,13 +52,22 @@ class LmdbNotOurs(TradingError):
     """The LMDB belongs to an external producer or cannot be locked."""
 
 
+class LmdbFull(TradingError):
+    """A write does not fit into the map."""
+
+
+class BadEntry(TradingError):
+    """A symbol, database or open time cannot be part of a key."""
+
+
 @dataclass(frozen=True)
 class Changed:
-    """Entries that a write inserted, updated and deleted."""
+    """Entries that a write inserted, updated, deleted and left as they were."""
 
     inserted: int
     updated: int
     deleted: int
+    unchanged: int
 
     @property
     def changed(self) -> int:
@@ -78,11 +92,16 @@ class LmdbStore:
     def write(self, database: str, symbol: str, frame: pl.DataFrame, lo_ms: int, hi_ms: int) -> Changed:
         """Make a symbol's entries with open time in `[lo_ms, hi_ms)` equal to the frame, in one transaction.
 
-        Rows with a null among the database's fields have no entry.
+        Rows with a null or no finite number among the database's fields have no entry; rows outside the range are left
+        out.
+
+        Raises:
+            LmdbNotOurs: An external producer owns the environment.
+            LmdbFull: The map is too small.
         """
         if not self._ours:
             raise LmdbNotOurs(f"{self.path} belongs to an external producer", "unset LMDB_PATH to write a projection")
-        wanted = dict(_entries(database, symbol, frame))
+        wanted = dict(_entries(database, symbol, frame.filter(pl.col("open_time").is_between(lo_ms, hi_ms, "left"))))
         self.path.mkdir(parents=True, exist_ok=True)
         with self._environment(readonly=False) as environment:
             handle = environment.open_db(database.encode())
@@ -95,25 +114,29 @@ class LmdbStore:
                 for key in gone:
                     transaction.delete(key)
         updated = sum(key in there for key, _ in put)
-        return Changed(len(put) - updated, updated, len(gone))
+        return Changed(len(put) - updated, updated, len(gone), len(wanted) - len(put))
 
     def read(self, database: str, symbol: str, lo_ms: int, hi_ms: int) -> pl.DataFrame:
         """Return a symbol's entries with open time in `[lo_ms, hi_ms)`: `open_time` and the database's fields.
 
         Raises:
-            LmdbDamaged: A value is not the JSON of its database.
+            LmdbDamaged: A key or a value is not what its database holds; the first one is named.
         """
+        _check(database, symbol)
         schema = {"open_time": pl.Int64, **dict.fromkeys(FIELDS[database], pl.Float64)}
         entries = self._scanned(database, symbol, lo_ms, hi_ms)
         if not entries:
             return pl.DataFrame(schema=schema)
-        times = [int(key[-13:]) for key, _ in entries]
+        prefix = len(symbol.encode()) + 1
+        times = [
+            int(digits) if len(digits) == 13 and digits.isdigit() else 0 for digits in (k[prefix:] for k, _ in entries)
+        ]
         try:
             values = _DECODERS[database].decode(b"[" + b",".join(value for _, value in entries) + b"]")
-        except msgspec.DecodeError as error:
-            raise LmdbDamaged(
-                f"{database} of {symbol} holds a value that is not its JSON: {error}", self._remedy
-            ) from None
+        except msgspec.DecodeError:
+            values = []
+        if len(values) != len(entries) or not all(times):
+            raise LmdbDamaged(_bad_entries(database, entries, times), self._remedy)
         columns = {name: [getattr(value, name) for value in values] for name in FIELDS[database]}
         return pl.DataFrame({"open_time": times, **columns}, schema=schema)
 
@@ -135,6 +158,7 @@ class LmdbStore:
 
     def digest(self, database: str) -> str:
         """Return SHA-256 over all entries of a database in key order."""
+        _check(database)
         digest = hashlib.sha256()
         for key, value in self._scanned(database, None, 0, LAST_KEY_MS):
             digest.update(key + b"\0" + value + b"\0")
@@ -165,21 +189,21 @@ class LmdbStore:
         with _OPENING:
             self._check_before_mapping(readonly)
             try:
-                environment = lmdb.open(
+                with lmdb.open(
                     str(self.path),
                     map_size=self._map_size,
                     max_dbs=MAX_DBS,
                     readonly=readonly,
                     readahead=False,
                     create=not readonly,
-                )
+                ) as environment:
+                    environment.reader_check()
+                    yield environment
+            except lmdb.MapFullError:
+                hint = "raise LMDB_MAX_SIZE_GB for every opener"
+                raise LmdbFull(f"LMDB at {self.path} has no room in its {self._map_size >> 30} GiB", hint) from None
             except lmdb.Error as error:
-                raise LmdbDamaged(f"LMDB at {self.path} cannot be opened: {error}", self._remedy) from None
-            try:
-                environment.reader_check()
-                yield environment
-            finally:
-                environment.close()
+                raise LmdbDamaged(f"LMDB at {self.path} cannot be used: {error}", self._remedy) from None
 
     def _check_before_mapping(self, readonly: bool) -> None:
         file, lock = self.path / "data.mdb", self.path / "lock.mdb"
@@ -190,30 +214,57 @@ class LmdbStore:
                 f"{lock} cannot be written; without the reader's lock, reads beside a writer are torn",
                 "mount the folder writable for readers, or read a copy",
             )
-        with file.open("rb") as data:
-            head = data.read(2 * 4096)
         size = file.stat().st_size
         # Offsets in LMDB's meta page on 64-bit machines: header 16, magic 4, version 4, address 8, map size 8, then the
-        # two root records of 48 bytes, whose first word is the page size, the last page and the transaction.
-        for start in (0, 4096):
-            if len(head) < start + META_BYTES:
-                raise LmdbDamaged(f"{file} is cut off at {size} bytes", self._remedy)
-            page = head[start + 16 :]
-            magic, page_bytes = struct.unpack_from("<I", page)[0], struct.unpack_from("<I", page, 24)[0]
-            last_page = struct.unpack_from("<Q", page, 24 + 96)[0]
-            if magic != 0xBEEFC0DE or page_bytes != 4096:
-                raise LmdbDamaged(f"{file} does not begin as an LMDB file does", self._remedy)
-            if size < (last_page + 1) * page_bytes:
-                raise LmdbDamaged(
-                    f"{file} has {size} bytes, its pages need {(last_page + 1) * page_bytes}", self._remedy
-                )
+        # two root records of 48 bytes, whose first word is the page size, the last page and the transaction. The second
+        # meta page follows the first, whose size is the writer's (4 KiB on most machines, 16 on some).
+        page_bytes = last_page = 0
+        with file.open("rb") as pages:
+            for place in (0, 1):
+                pages.seek(place * page_bytes)
+                page = pages.read(META_BYTES)[16:]
+                if len(page) < META_BYTES - 16:
+                    raise LmdbDamaged(f"{file} is cut off at {size} bytes", self._remedy)
+                magic, page_bytes = struct.unpack_from("<I", page)[0], struct.unpack_from("<I", page, 24)[0]
+                if magic != META_MAGIC or page_bytes not in PAGE_SIZES:
+                    raise LmdbDamaged(f"{file} does not begin as an LMDB file does", self._remedy)
+                last_page = max(last_page, struct.unpack_from("<Q", page, 24 + 96)[0])
+        if size < (last_page + 1) * page_bytes:
+            raise LmdbDamaged(f"{file} has {size} bytes, its pages need {(last_page + 1) * page_bytes}", self._remedy)
+
+
+def _check(database: str, symbol: str = "-") -> None:
+    if database not in FIELDS:
+        raise BadEntry(f"{database!r} is no database of this LMDB", f"one of {', '.join(FIELDS)}")
+    if not symbol or ":" in symbol or not symbol.isprintable() or len(symbol.encode()) > SYMBOL_BYTES:
+        raise BadEntry(f"{symbol[:40]!r} cannot be part of a key", "a symbol is short, printable and has no colon")
+
+
+def _bad_entries(database: str, entries: list[tuple[bytes, bytes]], times: list[int]) -> str:
+    """Say how many entries are wrong and which is the first; values are decoded one by one only to say so."""
+    decode = msgspec.json.Decoder(_VALUES[database]).decode
+    bad: list[str] = []
+    for (key, value), time_ms in zip(entries, times, strict=True):
+        try:
+            decode(value)
+        except msgspec.DecodeError as error:
+            bad.append(f"{key!r} ({error})")
+            continue
+        if not time_ms:
+            bad.append(f"{key!r} (its time has not 13 digits)")
+    return f"{database} holds {len(bad)} of {len(entries)} entries that are not its own, first {bad[0] if bad else '?'}"
 
 
 def _entries(database: str, symbol: str, frame: pl.DataFrame) -> list[tuple[bytes, bytes]]:
+    _check(database, symbol)
     fields = FIELDS[database]
-    rows = frame.select("open_time", *fields).drop_nulls()
+    rows = frame.select("open_time", *fields).drop_nulls().filter(pl.all_horizontal(pl.col(fields).is_finite()))
+    if not rows["open_time"].is_between(FIRST_KEY_MS, LAST_KEY_MS).all():
+        raise BadEntry(
+            f"an open time of {symbol} has not 13 digits", "open times are epoch milliseconds since 2001-09-09"
+        )
     value, encode = _VALUES[database], msgspec.json.encode
-    return [(_key(symbol, row[0]), encode(value(*row[1:]))) for row in rows.iter_rows()]
+    return [(f"{symbol}:{row[0]}".encode(), encode(value(*row[1:]))) for row in rows.iter_rows()]
 
 
 def _key(symbol: str, time_ms: int) -> bytes:

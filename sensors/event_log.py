@@ -58,6 +58,12 @@ class PooledEventLogStorage(PostgresEventLogStorage):
         self._store_planned()
         super().store_event_batch(events)
 
+    def dispose(self) -> None:
+        """Store what still waits and close the kept connections."""
+        self._store_planned()
+        super().dispose()
+        self._engine.dispose()
+
     def _store_planned(self) -> None:
         events, self._planned = self._planned, []
         if not events:

@@ -143,19 +143,20 @@ def indicators(candles: pl.DataFrame) -> pl.DataFrame:
 
 
 def indicators_of_days(candles: pl.DataFrame, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> pl.DataFrame:
-    """Return the indicators of the whole UTC days in `[lo_ms, hi_ms)`.
+    """Return the indicators of the bars in `[lo_ms, hi_ms)`, UTC day by UTC day.
 
     Each day rests on the last `WINDOW_BARS` bars before it, or as many as there are, and on its own; so a day computed
     alone has the same bits as in any range.
 
     Args:
-        candles: Closed, complete bars in order, with at least `WINDOW_BARS` before `lo_ms` where they exist.
+        candles: Closed, complete bars in order, with at least `WINDOW_BARS` before the first day where they exist.
         timeframe: Their length; days divide into it.
-        lo_ms: First moment of the first day.
-        hi_ms: First moment after the last day.
+        lo_ms: First open time.
+        hi_ms: End of open times.
     """
     open_times = candles["open_time"].to_numpy()
-    days = np.arange(lo_ms, hi_ms, max(DAY_MS, timeframe.ms), dtype=np.int64)
+    # A day that is asked for in part still rests on the whole day's anchor.
+    days = np.arange(Timeframe.D1.floor(lo_ms), hi_ms, max(DAY_MS, timeframe.ms), dtype=np.int64)
     firsts = np.searchsorted(open_times, days)
     lasts = np.searchsorted(open_times, np.minimum(days + DAY_MS, hi_ms))
     starts = np.maximum(firsts - WINDOW_BARS, 0)

@@ -38,7 +38,7 @@ class Grid:
         return values
 
     def windows(self, name: str, places: Ints, bars: int, ahead: bool = False) -> Floats:
-        """Return the `bars` values that end at each place, or with `ahead` those that follow it; shape (places, bars)."""
+        """Return the `bars` values that end at each place, or `ahead` of it; shape (places, bars)."""
         offsets = np.arange(1, bars + 1) if ahead else np.arange(1 - bars, 1)
         wanted = places[:, None] + offsets[None, :]
         values = np.full(wanted.shape, np.nan)

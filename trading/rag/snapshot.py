@@ -148,7 +148,7 @@ def _nullable(values: Floats) -> pl.Series:
 
 
 def _digests(symbol: str, times: Ints, columns: dict[str, Floats]) -> list[str]:
-    rows = np.column_stack([np.asarray(values, np.float64).reshape(len(times), -1) for values in columns.values()])
+    rows = np.column_stack(list(columns.values()))
     rows = np.ascontiguousarray(np.where(np.isnan(rows), np.nan, rows), dtype="<f8")  # one NaN for every unknown
     return [
         hashlib.sha256(f"{symbol}|{time}|".encode() + row.tobytes()).hexdigest()

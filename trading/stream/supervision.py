@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-SILENT_S: Final = 60.0
-"""Without a heartbeat for this long, a run that claims to be running is not."""
+SILENT_S: Final = 15.0
+"""Without a heartbeat for this long, a collector that has beaten before hangs."""
 
-FIRST_PAUSE_S: Final = 0.0
+FIRST_BEAT_S: Final = 60.0
+"""Until its first heartbeat a run imports its libraries, which takes a loaded machine half a minute."""
+
+GRACE_S: Final = 15.0
+"""Time between asking a silent collector to end, so that it can flush, and killing it."""
+
 LONGEST_PAUSE_S: Final = 60.0
 RECENT_S: Final = 600.0
+"""Failures older than this no longer lengthen the pause."""
 
 
 class Wish(Enum):
@@ -30,21 +36,23 @@ class Situation:
 
     Attributes:
         wish: What the operator wants.
-        in_progress: Whether a run of it is queued, starting or started.
-        started: Whether that run has started.
+        canceled: Whether its last run was canceled, which only a person does.
+        in_progress: Whether a run of it is queued, starting, started or ending.
+        started: Whether that run has started and was not told to end.
         running_s: Seconds since it started.
-        heartbeat_age_s: Seconds since its last sign of life; None: never one.
+        heartbeat_age_s: Seconds since its last sign of life, also of an earlier run; None: never one.
         failures: Runs of it that failed within `RECENT_S`.
         since_failure_s: Seconds since the last of these ended.
     """
 
-    wish: Wish
-    in_progress: bool
-    started: bool
-    running_s: float
-    heartbeat_age_s: float | None
-    failures: int
-    since_failure_s: float
+    wish: Wish = Wish.RUNNING
+    canceled: bool = False
+    in_progress: bool = False
+    started: bool = False
+    running_s: float = 0.0
+    heartbeat_age_s: float | None = None
+    failures: int = 0
+    since_failure_s: float = RECENT_S
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class Terminate:
-    """End its run."""
+    """End its run; `force` when it was asked before and is still silent."""
 
     reason: str
+    force: bool
 
 
 @dataclass(frozen=True)
@@ -71,12 +80,8 @@ class Wait:
 def supervise(situation: Situation) -> Launch | Terminate | Wait:
     """Return what to do about a collector."""
     if situation.in_progress:
-        age = situation.heartbeat_age_s
-        silent = situation.running_s if age is None else min(age, situation.running_s)
-        if situation.started and silent > SILENT_S:
-            return Terminate(f"no heartbeat for {silent:.0f} s")
-        return Wait("alive" if situation.started else "starting")
-    if situation.wish is Wish.STOPPED:
+        return _watch(situation) if situation.started else Wait("starting or ending")
+    if situation.canceled or situation.wish is Wish.STOPPED:
         return Wait("stopped by an operator; launch the job to resume")
     pause = pause_s(situation.failures)
     if situation.since_failure_s < pause:
@@ -84,6 +89,17 @@ def supervise(situation: Situation) -> Launch | Terminate | Wait:
     return Launch("wanted and not running")
 
 
+def _watch(situation: Situation) -> Terminate | Wait:
+    age = situation.heartbeat_age_s
+    if age is None or age > situation.running_s:
+        silent, allowed = situation.running_s, FIRST_BEAT_S
+    else:
+        silent, allowed = age, SILENT_S
+    if silent <= allowed:
+        return Wait("alive")
+    return Terminate(f"no heartbeat for {silent:.0f} s", force=silent > allowed + GRACE_S)
+
+
 def pause_s(failures: int) -> float:
     """Return the pause before the next launch: none after the first failure, then 2, 4, 8 … 60 seconds."""
-    return FIRST_PAUSE_S if failures <= 1 else min(LONGEST_PAUSE_S, 2.0 ** (failures - 1))
+    return 0.0 if failures <= 1 else min(LONGEST_PAUSE_S, 2.0 ** (failures - 1))

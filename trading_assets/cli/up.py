@@ -1,256 +1,263 @@
-"""Everything at once, until Ctrl-C: servers, exchange, collectors, the Dagster UI, and the graph materialized.
+"""Everything running: servers, the simulated exchange, collectors, schedules and the Dagster UI, until Ctrl-C.
 
-What is started here ends with this process, also when it is killed: children are told by the kernel, and what a killed
-one left behind is found by the next start. Servers of the home stop last, when nobody uses them any more.
+The order of starting and stopping is what this module is about: a collector that ends must still reach PostgreSQL and
+the exchange, so Dagster's processes go first, then the exchange, then the servers.
 """
 
-import ctypes
 import fcntl
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
+import threading
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-import psutil
-
+from resources.dagster_graphql import FINISHED, DagsterRefused, DagsterUi
+from resources.dagster_home import dagster_environment
+from resources.dagster_processes import WEBSERVER, DagsterProcesses, end_all
+from resources.home import Home
+from resources.servers import process, running
+from resources.settings import Settings, load_settings
 from trading.errors import TradingError
 from trading.market.timeframe import DAY_MS
 
-if TYPE_CHECKING:
-    from resources.home import Home
-    from resources.stores import Stores
+ANSWER_S: Final = 120
+FIRST_TRADES_S: Final = 60
+LOOK_S: Final = 1.0
+REVIVE_PAUSE_S: Final = 5.0
+FOREVER_MS: Final = 3650 * DAY_MS
+EXCHANGE: Final = "exchange"
 
-READY_S: Final = 120
-FLUSH_S: Final = 25
-FAR_MS: Final = 20 * 365 * DAY_MS
-PR_SET_PDEATHSIG: Final = 1
+
+class PortTaken(TradingError):
+    """Another process listens where the UI should."""
 
 
 class AlreadyUp(TradingError):
-    """This home is up already."""
+    """`trading up` runs on this home already."""
 
 
-class PortInUse(TradingError):
-    """Another program listens on the UI's port."""
+class UiSilent(TradingError):
+    """The webserver does not answer."""
 
 
-class NotReady(TradingError):
-    """A process of the UI did not come up."""
+class _Stopped(Exception):
+    """Somebody asked for the end while something was being waited for."""
 
 
-def up(home_path: Path, port: int | None, days: int) -> None:
-    """Start everything, materialize the last `days` days, and stay until SIGINT or SIGTERM."""
-    from resources.home import Home
-    from resources.settings import load_settings
-    from resources.stores import open_stores
+def up(home_path: Path, port: int | None = None, days: int = 30) -> None:
+    """Start everything, materialize the last days, and stay until SIGINT or SIGTERM.
 
+    Raises:
+        AlreadyUp: Another one runs on this home.
+        PortTaken: The port is taken.
+        WrongHome: The home holds another market.
+        ServerFailed: A process did not start.
+    """
+    settings = load_settings(home_path)
     home = Home(home_path)
-    settings = load_settings(home.path)
     port = port or settings.port
-    live = bool(settings.exchange_rest_url)
-    seed = home.clock.get("seed", settings.seed)
-    symbols = tuple(home.clock.get("symbols", ())) or settings.symbols
-    clock = {"source": "exchange" if live else "synthetic", "seed": seed, "symbols": list(symbols)}
-    home.create("live" if live else "simulated", clock)
-    os.environ["TRADING_SYMBOLS"] = ",".join(symbols)
-    stopped = _until_told()
-    with ExitStack() as stack:
-        stack.enter_context(_alone(home))
-        _check_port(port)
-        _end_run_workers(home)
-        say(f"home {home.path}: starting PostgreSQL, Redis and Qdrant")
-        stores = stack.enter_context(open_stores(home_path))
-        environment = _environment(stores)
-        if not live:
-            say("starting the simulated exchange")
-            rest = stack.enter_context(_exchange(stores, environment, seed, symbols))
-            environment |= {"TRADING_EXCHANGE_REST_URL": rest, "TRADING_EXCHANGE_WS_URL": rest.replace("http", "ws", 1)}
-        stack.callback(_end_run_workers, home)  # they flush while exchange and stores are still there
-        say("starting the Dagster UI and daemon")
-        bin_folder = Path(sys.executable).parent
-        workspace = ["-w", "workspace.yaml"]
-        server = [bin_folder / "dagster-webserver", "-h", "127.0.0.1", "-p", str(port), *workspace]
-        stack.enter_context(_child(server, home.logs_dir / "webserver.log", environment))
-        stack.enter_context(
-            _child([bin_folder / "dagster-daemon", "run", *workspace], home.logs_dir / "daemon.log", environment)
-        )
-        _wait_until_ready(port, home, stopped)
-        say(f"the UI answers on http://127.0.0.1:{port}")
-        _materialize(stores, environment, symbols, days, stopped)
-        say("up; Ctrl-C stops everything")
-        while not stopped:
-            time.sleep(0.2)
-        say("stopping: the UI, then run workers with their flush, then the servers")
+    kind, clock = _market(settings, home)
+    home.create(kind, clock)
+    stop = threading.Event()
+    with _alone(home), _told_to_stop(stop):
+        end_all(home)
+        process.end(EXCHANGE, home.run_dir)
+        _require_free(port)
+        _say(f"starting PostgreSQL, Redis and Qdrant in {home.path}")
+        with running(home, settings) as urls:
+            environment = dagster_environment(home, urls)
+            symbols = home.clock.get("symbols", settings.symbols)
+            try:
+                with _exchange(home, settings, kind, environment) as exchange:
+                    _Up(home, symbols, environment | exchange, port, stop).run(days)
+            except _Stopped:
+                pass
+        _say("all stopped")
 
 
-def say(text: str) -> None:
-    """Tell the person at the terminal what happens."""
-    print(text, flush=True)
+class _Up:
+    """What runs between start and stop of the servers."""
+
+    def __init__(
+        self,
+        home: Home,
+        symbols: Sequence[str],
+        environment: dict[str, str],
+        port: int,
+        stop: threading.Event,
+    ) -> None:
+        self._home, self._symbols, self._stop = home, symbols, stop
+        self._dagster = DagsterProcesses(home, environment, port)
+        self._ui = DagsterUi(f"http://127.0.0.1:{port}")
+        self._revived = time.monotonic()
+
+    def run(self, days: int) -> None:
+        """Start Dagster, materialize, and keep it running until told to stop."""
+        try:
+            _say("loading the definitions")
+            self._dagster.start(self._look)
+            self._until(self._answers, ANSWER_S)
+            if not self._ui.loaded():
+                raise UiSilent(f"{self._ui.url} does not answer: {self._dagster.last_line(WEBSERVER)}", "see the logs")
+            _say(f"Dagster UI on {self._ui.url}")
+            self._materialize(days)
+            _say("everything is running; Ctrl-C stops it")
+            while True:
+                self._pause()
+        finally:
+            _say("stopping: collectors flush first")
+            end_all(self._home)
+
+    def _materialize(self, days: int) -> None:
+        """Run the graph once over the last days; a failure is reported, not fatal: the UI shows it."""
+        today = int(time.time() * 1000)
+        first, last = _day(today - (days - 1) * DAY_MS), _day(today)
+        try:
+            self._finish({"instruments": self._ui.launch("upkeep", ["instruments"])})
+            self._until(self._collects, FIRST_TRADES_S)
+            _say(f"materializing {first} to {last} of {', '.join(self._symbols)}")
+            ranges = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+            self._finish(
+                {
+                    symbol: self._ui.launch(
+                        "market_chain", tags=dict(zip(ranges, (f"{first}|{symbol}", f"{last}|{symbol}"), strict=True))
+                    )
+                    for symbol in self._symbols
+                }
+            )
+            self._finish({"hot values": self._ui.launch("upkeep", ["hot_values"])})
+        except (DagsterRefused, OSError) as error:
+            _say(f"not materialized: {error}")
+
+    def _finish(self, runs: dict[str, str]) -> None:
+        """Wait for runs and say how each ended."""
+        waiting = dict(runs)
+        while waiting:
+            self._pause()
+            for name, run_id in list(waiting.items()):
+                status = self._ui.status(run_id)
+                if status in FINISHED:
+                    del waiting[name]
+                    failed = "" if status == "SUCCESS" else f", see {self._ui.url}/runs/{run_id}"
+                    _say(f"{name}: {status.lower()}{failed}")
+
+    def _answers(self) -> bool:
+        return self._ui.loaded()
+
+    def _collects(self) -> bool:
+        file = self._home.run_dir / "heartbeat" / "spot.json"
+        return file.exists() and bool(json.loads(file.read_text(encoding="utf-8")).get("symbols"))
+
+    def _until(self, holds: Callable[[], bool], longest_s: float) -> None:
+        deadline = time.monotonic() + longest_s
+        while not holds() and time.monotonic() < deadline:
+            self._pause(0.2)
+
+    def _pause(self, seconds: float = LOOK_S) -> None:
+        """Wait, look after the processes, and leave when told to."""
+        if self._stop.wait(seconds):
+            raise _Stopped
+        if time.monotonic() - self._revived > REVIVE_PAUSE_S:
+            self._revived = time.monotonic()
+            for name in self._dagster.revive(self._look):
+                _say(f"{name} had ended and was started again")
+
+    def _look(self) -> None:
+        if self._stop.is_set():
+            raise _Stopped
 
 
-def _until_told() -> list[int]:
-    """Return a list that a SIGINT or SIGTERM puts its number into; a second one ends at once."""
-    told: list[int] = []
-
-    def tell(number: int, _: Any) -> None:
-        if told:
-            raise SystemExit(128 + number)
-        told.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, tell)
-    return told
+def _market(settings: Settings, home: Home) -> tuple[str, dict[str, Any]]:
+    """Return the home's kind and what it must hold fixed."""
+    if settings.exchange_rest_url or settings.exchange_ws_url:
+        return "live", {}
+    fixed = home.clock
+    # A demo on this home later ends where the home began, whichever came first.
+    end_ms = fixed.get("end_ms", int(time.time() * 1000) // DAY_MS * DAY_MS)
+    seed = fixed.get("seed", settings.seed)
+    symbols = fixed.get("symbols", list(settings.symbols))
+    return "simulated", {"source": "synthetic", "seed": seed, "symbols": symbols, "end_ms": end_ms}
 
 
 @contextmanager
-def _alone(home: "Home") -> Iterator[IO[str]]:
+def _alone(home: Home) -> Iterator[None]:
+    """Hold the home's only place for an `up`."""
     with (home.run_dir / "up.lock").open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
             raise AlreadyUp(
-                f"home {home.path} is up already, by process {lock.read().strip()}", "stop it first"
+                f"'trading up' runs on {home.path} already, as process {lock.read().strip() or 'unknown'}",
+                "open its UI, stop it, or give another --home",
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield lock
+        yield
+        lock.truncate(0)
 
 
-def _check_port(port: int) -> None:
+@contextmanager
+def _told_to_stop(stop: threading.Event) -> Iterator[None]:
+    """Let SIGINT and SIGTERM ask for the end; a second one changes nothing, since the end must flush."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _require_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise PortInUse(f"port {port} is in use", "set TRADING_PORT or --port to a free one") from None
-
-
-def _environment(stores: "Stores") -> dict[str, str]:
-    from resources.dagster_home import dagster_environment
-
-    return dagster_environment(stores.home, stores.urls)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to send SIGTERM when the parent ends, however it ends; undo an inherited ignored SIGINT."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+        except OSError as error:
+            raise PortTaken(
+                f"port {port} on 127.0.0.1 cannot be used: {error.strerror}", "set TRADING_PORT or give --port"
+            ) from None
 
 
 @contextmanager
-def _child(command: list[Any], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    from resources.dagster_home import CHECKOUT
-
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [str(word) for word in command],
-            cwd=CHECKOUT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-@contextmanager
-def _exchange(stores: "Stores", environment: dict[str, str], seed: int, symbols: tuple[str, ...]) -> Iterator[str]:
-    """Run the simulated exchange beside the wall clock; yield the root of its REST interface."""
-    ready = stores.home.run_dir / "exchange.json"
-    ready.unlink(missing_ok=True)
-    now = time.time_ns() // 1_000_000
-    command = [
-        sys.executable,
-        "-m",
-        "resources.simulator",
-        "--speed",
-        "1",
-        "--seed",
-        seed,
-        "--symbols",
-        ",".join(symbols),
-    ]
-    command += ["--start-ms", now, "--end-ms", now + FAR_MS, "--port-file", ready, "--parent", os.getpid()]
-    with _child(command, stores.home.logs_dir / "exchange.log", environment) as process:
-        deadline = time.monotonic() + READY_S
-        while not ready.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise NotReady("the simulated exchange did not start", f"see {stores.home.logs_dir / 'exchange.log'}")
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{json.loads(ready.read_text(encoding='utf-8'))['port']}"
-
-
-def _wait_until_ready(port: int, home: "Home", stopped: list[int]) -> None:
-    deadline = time.monotonic() + READY_S
-    while not stopped:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.3)
-        if time.monotonic() > deadline:
-            raise NotReady(f"the UI did not answer within {READY_S} s", f"see {home.logs_dir / 'webserver.log'}")
-
-
-def _materialize(
-    stores: "Stores", environment: dict[str, str], symbols: tuple[str, ...], days: int, stopped: list[int]
-) -> None:
-    """Materialize the graph up to today with progress bars."""
-    from trading_assets.cli.demo import Plan, Progress, Worker, day_of, materialize
-    from trading_assets.cli.progress import showing
-
-    if stopped:
+def _exchange(home: Home, settings: Settings, kind: str, environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Yield where the exchange is; a simulated home has its own one, whose clock is this machine's."""
+    if kind == "live":
+        yield {}
         return
-    now = time.time_ns() // 1_000_000
-    plan = Plan(symbols, day_of(now - days * DAY_MS), day_of(now), now, now, ())
-    with showing(False, plan) as show:
-        workers = [
-            Worker(environment | {"TRADING_PROGRESS": "1"}, stores.home.logs_dir / f"worker-{n}.log")
-            for n in range(min(2, len(symbols)))
-        ]
-        progress = Progress()
-        try:
-            materialize(workers, plan, progress, show)
-        finally:
-            for worker in workers:
-                worker.close()
-    for failure in progress.failures:
-        say(f"failed: {failure}")
-    say(f"{progress.passed} checks passed, {progress.failed} failed; changed rows: {dict(progress.changed)}")
+    seed, symbols = home.clock["seed"], home.clock["symbols"]
+    ready = home.run_dir / "exchange-up.json"
+    ready.unlink(missing_ok=True)
+    now_ms = int(time.time() * 1000)
+    command = [sys.executable, "-m", "resources.simulator", "--seed", str(seed), "--symbols", ",".join(symbols)]
+    command += ["--speed", "1", "--start-ms", str(now_ms), "--end-ms", str(now_ms + FOREVER_MS)]
+    command += ["--parent", str(os.getpid()), "--port-file", str(ready)]
+    log = home.logs_dir / "exchange.log"
+    _say("starting the simulated exchange")
+    process.launch(EXCHANGE, home.run_dir, log, command, ready.exists, env=environment)
+    try:
+        port = json.loads(ready.read_text(encoding="utf-8"))["port"]
+        yield {
+            "TRADING_EXCHANGE_REST_URL": f"http://127.0.0.1:{port}",
+            "TRADING_EXCHANGE_WS_URL": f"ws://127.0.0.1:{port}",
+            "TRADING_SYMBOLS": ",".join(symbols),
+        }
+    finally:
+        process.end(EXCHANGE, home.run_dir)
 
 
-def _end_run_workers(home: "Home") -> None:
-    """Send SIGINT to Dagster's run workers of this home and wait until they have flushed."""
-    ended = []
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-            if "dagster" in " ".join(words[:4]) and process.environ().get("TRADING_HOME") == str(home.path):
-                process.send_signal(signal.SIGINT)
-                ended.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    _, alive = psutil.wait_procs(ended, timeout=FLUSH_S)
-    for process in alive:
-        process.kill()
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _day(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,77 @@
+"""What an operator wants of a stream, and its collector's last sign of life: two small files of the home.
+
+The wish outlives processes and shutdowns. The heartbeat names the process that beats, so that a silent one can be
+ended by whoever watches.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from trading.stream.supervision import Wish
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The last sign of life of a stream's collector."""
+
+    age_s: float
+    pid: int
+    started: float
+
+    def process(self) -> psutil.Process | None:
+        """Return the process that gave it, or None when that is gone; a reused pid is not taken for it."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if same else None
+
+
+class StreamFiles:
+    """The two files of one stream.
+
+    Args:
+        stream: Its name.
+        home: The home; that of TRADING_HOME by default.
+    """
+
+    def __init__(self, stream: str, home: Path | None = None) -> None:
+        self.home = home or Path(os.environ.get("TRADING_HOME", ".trading"))
+        run = self.home / "run"
+        self._wish, self._beat = run / "desired" / f"{stream}.json", run / "heartbeat" / f"{stream}.json"
+
+    def wish(self) -> Wish:
+        """Return what the operator wants; a stream that was never touched is wanted."""
+        if not self._wish.exists():
+            return Wish.RUNNING
+        return Wish(json.loads(self._wish.read_text(encoding="utf-8"))["desired"])
+
+    def set_wish(self, wish: Wish) -> None:
+        """Keep what the operator wants."""
+        _replace(self._wish, {"desired": wish.value})
+
+    def beat(self, status: dict[str, Any]) -> None:
+        """Give a sign of life of this process."""
+        own = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+        _replace(self._beat, {**status, **own})
+
+    def last_beat(self) -> Beat | None:
+        """Return the last sign of life."""
+        if not self._beat.exists():
+            return None
+        status = json.loads(self._beat.read_text(encoding="utf-8"))
+        return Beat(time.time() - self._beat.stat().st_mtime, status["pid"], status["started"])
+
+
+def _replace(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content), encoding="utf-8")
+    unfinished.replace(file)

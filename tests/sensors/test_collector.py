@@ -1,0 +1,121 @@
+"""The collector's supervisor on a Dagster instance, and the files it reads."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster import DagsterRunStatus
+
+from sensors.collector import JOB, STREAM, collect_spot, collector_supervisor
+from sensors.desire import StreamFiles
+from trading.stream.supervision import Wish
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamFiles:
+    monkeypatch.setenv("TRADING_HOME", str(tmp_path))
+    monkeypatch.setenv("TRADING_EXCHANGE_WS_URL", "ws://127.0.0.1:1")
+    return StreamFiles(STREAM)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def tick(instance: dg.DagsterInstance) -> dg.SensorResult | dg.SkipReason:
+    return collector_supervisor(dg.build_sensor_context(instance=instance))
+
+
+def run_with(instance: dg.DagsterInstance, *statuses: DagsterRunStatus) -> str:
+    run = instance.create_run_for_job(collect_spot, status=DagsterRunStatus.NOT_STARTED)
+    for status in statuses:
+        if status is DagsterRunStatus.CANCELING:
+            instance.report_run_canceling(run)
+        elif status is DagsterRunStatus.CANCELED:
+            instance.report_run_canceled(run)
+        elif status is DagsterRunStatus.FAILURE:
+            instance.report_run_failed(run)
+        else:
+            event = dg.DagsterEvent("PIPELINE_START", JOB, message="")
+            instance.report_dagster_event(event, run_id=run.run_id)
+    return run.run_id
+
+
+def test_a_wanted_stream_without_a_run_is_launched(files: StreamFiles, instance: dg.DagsterInstance) -> None:
+    decision = tick(instance)
+    assert isinstance(decision, dg.SensorResult)
+    assert len(decision.run_requests or []) == 1
+
+
+def test_a_repeated_tick_asks_for_the_same_run(files: StreamFiles, instance: dg.DagsterInstance) -> None:
+    run_with(instance, DagsterRunStatus.FAILURE)
+    keys = {tick(instance).run_requests[0].run_key for _ in range(2)}
+    assert len(keys) == 1
+
+
+def test_a_canceled_run_stays_stopped(files: StreamFiles, instance: dg.DagsterInstance) -> None:
+    run_with(instance, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED)
+    assert isinstance(tick(instance), dg.SkipReason)
+
+
+def test_a_failed_run_is_followed_by_another(files: StreamFiles, instance: dg.DagsterInstance) -> None:
+    run_with(instance, DagsterRunStatus.STARTED, DagsterRunStatus.FAILURE)
+    assert isinstance(tick(instance), dg.SensorResult)
+
+
+def test_without_an_exchange_nothing_is_launched(
+    files: StreamFiles, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRADING_EXCHANGE_WS_URL")
+    decision = tick(instance)
+    assert isinstance(decision, dg.SkipReason) and "no exchange" in (decision.skip_message or "")
+
+
+def test_a_silent_process_is_ended_without_touching_the_wish(files: StreamFiles, instance: dg.DagsterInstance) -> None:
+    run_id = run_with(instance, DagsterRunStatus.STARTED)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        beat = files.home / "run" / "heartbeat" / f"{STREAM}.json"
+        files.beat({})
+        import psutil
+
+        beat.write_text(json.dumps({"pid": process.pid, "started": psutil.Process(process.pid).create_time()}))
+        hour_ago = time.time() - 3600
+        os.utime(beat, (hour_ago, hour_ago))
+        started = instance.get_run_records()[0].start_time or 0
+        # Its start is moved back, as a run this test could wait for would make it slow.
+        assert started
+        from sensors import collector
+        from trading.stream.supervision import Terminate
+
+        record = instance.get_run_records()[0]
+        reason = collector._end(instance, record, Terminate("no heartbeat for 40 s", force=True))
+        assert "killed process" in reason
+        assert process.wait(10) == -9
+        assert "marked failed" in collector._end(instance, record, Terminate("no heartbeat", force=True))
+        assert instance.get_run_by_id(run_id).status is DagsterRunStatus.FAILURE
+        assert files.wish() is Wish.RUNNING
+    finally:
+        process.kill()
+
+
+def test_a_reused_pid_is_not_taken_for_the_collector(files: StreamFiles) -> None:
+    files.beat({})
+    beat = files.home / "run" / "heartbeat" / f"{STREAM}.json"
+    assert files.last_beat().process() is not None
+    beat.write_text(json.dumps({"pid": os.getpid(), "started": 1.0}))
+    assert files.last_beat().process() is None
+
+
+def test_the_wish_is_kept(files: StreamFiles) -> None:
+    assert files.wish() is Wish.RUNNING
+    files.set_wish(Wish.STOPPED)
+    assert StreamFiles(STREAM, files.home).wish() is Wish.STOPPED
