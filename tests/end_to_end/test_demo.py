@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -163,6 +164,20 @@ def test_neighbours_equal_an_exact_search_among_mature_states(stores: Stores) ->
             pl.Series([n["time"]]).str.to_datetime(time_zone="UTC").dt.epoch("ms")[0] for n in answer["neighbours"]
         ]
         assert found == [int(times[i]) for i in wanted]
+
+
+def test_the_commands_of_the_readme_run(home: Path, first: dict[str, Any], tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    blocks = (root / "README.md").read_text(encoding="utf-8").split("```sh\n")[1:]
+    lines = [line for block in blocks for line in block.split("```")[0].splitlines() if line]
+    assert lines
+    for line in lines:
+        words = shlex.split(line)
+        assert words[0] == ".venv/bin/trading"
+        environment = {**os.environ, "TRADING_HOME": str(home), "PYTHONPATH": str(root)}
+        command = [sys.executable, "-m", "trading_assets.cli.main", *words[1:]]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
 def test_an_unknown_symbol_is_one_clear_sentence(home: Path, first: dict[str, Any]) -> None:
