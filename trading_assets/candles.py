@@ -50,7 +50,7 @@ def _describe(timeframe: Timeframe) -> str:
     description=_describe(Timeframe.M1),
 )
 def candles_1m(context: dg.AssetExecutionContext, market: MarketDatabase, exchange: ExchangeClient) -> None:
-    """See `_describe`; the description is the asset's page."""
+    """Bars of one minute; the description above is the asset's page."""
     from resources.timescale.tables import CANDLE
 
     window = symbol_window(context)
