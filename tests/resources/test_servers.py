@@ -67,7 +67,9 @@ def test_what_a_killed_user_left_running_is_taken_over_and_stopped(tmp_path: Pat
     user.send_signal(signal.SIGKILL)
     user.wait(10)
     user.stdout.close()
-    os.kill(left["redis"], signal.SIGKILL)  # and one of the servers died with it
+    server = psutil.Process(left["redis"])
+    server.kill()  # and one of the servers died with it
+    psutil.wait_procs([server], timeout=5)
     with running(home, load_settings(home.path, {}), ALL) as urls:
         assert pids(home)["postgres"] == left["postgres"]
         assert pids(home)["redis"] != left["redis"]
