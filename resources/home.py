@@ -4,6 +4,7 @@ It is stamped simulated or live when it is created, and a simulated one with its
 or clock is refused, since rows of two markets must not mix.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -43,9 +44,12 @@ class Home:
         if not file.exists():
             return {}
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
+            stamp = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise WrongHome(f"{file} cannot be read: {error}", "give another --home") from None
+        if not isinstance(stamp, dict) or not {"schema", "kind", "clock"} <= stamp.keys():
+            raise WrongHome(f"{file} is not the stamp of a home", "give another --home")
+        return stamp
 
     @property
     def kind(self) -> str:
@@ -69,7 +73,7 @@ class Home:
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
             probe.write_bytes(b"x")
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise HomeNotWritable(
                 f"home {self.path} cannot be written: {error.strerror}", "set TRADING_HOME or --home to another folder"
@@ -80,6 +84,11 @@ class Home:
                 f"home {self.path} has {free // 2**20} MiB free, less than the reserve of {RESERVE_BYTES // 2**20} MiB",
                 "free space or set TRADING_HOME to another disk",
             )
+        with (self.run_dir / "home.lock").open("ab") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)  # two first runs at once must not both stamp it
+            self._fix(kind, clock)
+
+    def _fix(self, kind: str, clock: dict[str, Any]) -> None:
         stamp = self._stamp
         if not stamp:
             self._write({"schema": SCHEMA, "kind": kind, "clock": clock})
@@ -99,7 +108,10 @@ class Home:
 
     def _write(self, stamp: dict[str, Any]) -> None:
         unfinished = self.path / "home.json.unfinished"
-        unfinished.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+        with unfinished.open("w", encoding="utf-8") as file:
+            json.dump(stamp, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())  # an empty stamp after a power loss would make the whole home unreadable
         unfinished.replace(self.path / "home.json")
 
     @property

@@ -5,17 +5,24 @@ it. The embedded engine and a Qdrant server are reached alike, by URL.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from resources.settings import masked
 from trading.errors import TradingError
 from trading.rag.features import FEATURE_VERSION, FEATURES
 
 BATCH: Final = 1000
 PAGE: Final = 5000
+INDEXED: Final = {
+    "symbol": models.PayloadSchemaType.KEYWORD,
+    "ts_ms": models.PayloadSchemaType.INTEGER,
+    "matures_at_ms": models.PayloadSchemaType.INTEGER,
+}
 
 
 class WrongCollection(TradingError):
@@ -68,49 +75,49 @@ class SnapshotIndex:
             IndexUnavailable: Qdrant does not answer as Qdrant does.
             WrongCollection: The collection has another dimension or distance.
         """
-        try:
-            if self._client.collection_exists(self._collection):
-                parameters = self._client.get_collection(self._collection).config.params.vectors
-                if not isinstance(parameters, models.VectorParams) or (parameters.size, parameters.distance) != (
-                    self._dimension,
-                    models.Distance.EUCLID,
-                ):
-                    raise WrongCollection(
-                        f"collection {self._collection} is not {self._dimension}-dimensional with Euclidean distance",
-                        "delete it, or use another Qdrant",
-                    )
-                return
-            vectors = models.VectorParams(size=self._dimension, distance=models.Distance.EUCLID)
-            self._client.create_collection(self._collection, vectors_config=vectors)
-            for name, kind in (("symbol", "keyword"), ("ts_ms", "integer"), ("matures_at_ms", "integer")):
-                self._client.create_payload_index(self._collection, name, models.PayloadSchemaType(kind))
-        except (UnexpectedResponse, ResponseHandlingException, ValueError) as error:
-            raise IndexUnavailable(
-                f"Qdrant does not answer as it should: {error}", "check TRADING_QDRANT_URL"
-            ) from None
+        with _answering():
+            if not self._client.collection_exists(self._collection):
+                vectors = models.VectorParams(size=self._dimension, distance=models.Distance.EUCLID)
+                self._client.create_collection(self._collection, vectors_config=vectors)
+            there = self._client.get_collection(self._collection)
+            parameters = there.config.params.vectors
+            if not isinstance(parameters, models.VectorParams) or (parameters.size, parameters.distance) != (
+                self._dimension,
+                models.Distance.EUCLID,
+            ):
+                raise WrongCollection(
+                    f"collection {self._collection} is not {self._dimension}-dimensional with Euclidean distance",
+                    "delete it, or use another Qdrant",
+                )
+            # A creation that was cut short may have left the collection without them.
+            for name in INDEXED.keys() - there.payload_schema.keys():
+                self._client.create_payload_index(self._collection, name, INDEXED[name], wait=True)
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Insert or replace points; they are searchable when this returns."""
         for first in range(0, len(points), BATCH):
-            batch = points[first : first + BATCH]
-            self._client.upsert(
-                self._collection,
-                [models.PointStruct(id=p.id, vector=p.vector, payload=p.payload) for p in batch],
-                wait=True,
-            )
+            batch = [
+                models.PointStruct(id=point.id, vector=point.vector, payload=point.payload)
+                for point in points[first : first + BATCH]
+            ]
+            with _answering():
+                self._client.upsert(self._collection, batch, wait=True)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete points by id."""
-        self._client.delete(self._collection, models.PointIdsList(points=list(ids)), wait=True)
+        for first in range(0, len(ids), BATCH):
+            with _answering():
+                batch = models.PointIdsList(points=list(ids[first : first + BATCH]))
+                self._client.delete(self._collection, batch, wait=True)
 
     def stored(self, symbol: str, lo_ms: int = 0, hi_ms: int = 2**53) -> list[tuple[int, str, str]]:
         """Return (ts_ms, id, digest) of a symbol's points with time in `[lo_ms, hi_ms)`, in order of time and id."""
-        rows = [
-            (point.payload["ts_ms"], str(point.id), point.payload.get("digest") or "")
-            for point in self._scroll(_where(symbol, ts_ms=models.Range(gte=lo_ms, lt=hi_ms)))
-            if point.payload
-        ]
-        return sorted(rows)
+        with _answering():
+            return sorted(
+                (point.payload["ts_ms"], str(point.id), point.payload.get("digest") or "")
+                for point in self._scroll(_where(symbol, ts_ms=models.Range(gte=lo_ms, lt=hi_ms)))
+                if point.payload
+            )
 
     def payload_digests(self, symbol: str, lo_ms: int, hi_ms: int) -> dict[str, str]:
         """Return the digest of each of a symbol's points by id."""
@@ -118,20 +125,22 @@ class SnapshotIndex:
 
     def query(self, vector: Sequence[float], *, symbol: str, as_of_ms: int, k: int) -> list[Neighbour]:
         """Return the `k` nearest states of a symbol whose outcomes were known at `as_of_ms`, nearest first."""
-        found = self._client.query_points(
-            self._collection,
-            query=list(vector),
-            query_filter=_where(symbol, matures_at_ms=models.Range(lte=as_of_ms)),
-            search_params=models.SearchParams(exact=True),
-            limit=k,
-            with_payload=True,
-        ).points
+        with _answering():
+            found = self._client.query_points(
+                self._collection,
+                query=list(vector),
+                query_filter=_where(symbol, matures_at_ms=models.Range(lte=as_of_ms)),
+                search_params=models.SearchParams(exact=True),
+                limit=k,
+                with_payload=True,
+            ).points
         return [Neighbour(str(p.id), (p.payload or {})["ts_ms"], p.score, p.payload or {}) for p in found]
 
     def count(self, symbol: str | None = None) -> int:
         """Return how many points there are, of one symbol or of all."""
         where = _where(symbol) if symbol else None
-        return self._client.count(self._collection, count_filter=where, exact=True).count
+        with _answering():
+            return self._client.count(self._collection, count_filter=where, exact=True).count
 
     def close(self) -> None:
         """Close the connections."""
@@ -146,6 +155,17 @@ class SnapshotIndex:
             yield from points
             if offset is None:
                 return
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except (UnexpectedResponse, ResponseHandlingException, ValueError) as error:
+        raise IndexUnavailable(
+            f"Qdrant does not answer as it should: {masked(str(error))}",
+            "check TRADING_QDRANT_URL or run 'trading doctor'",
+        ) from None
 
 
 def _where(symbol: str, **ranges: models.Range) -> models.Filter:

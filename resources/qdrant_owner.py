@@ -31,6 +31,7 @@ SCHEMAS = {
     "float": edge.PayloadSchemaType.Float,
     "bool": edge.PayloadSchemaType.Bool,
 }
+NAMES = {schema: name for name, schema in SCHEMAS.items()}
 
 
 class Refusal(Exception):
@@ -85,6 +86,8 @@ class Shards:
         """Delete a collection."""
         self.get(name).close()
         del self.open[name]
+        # Without this file the rest is a leftover; the other way round a kill here would leave a shard that cannot load.
+        (self.folder / name / "collection.json").unlink()
         shutil.rmtree(self.folder / name)
 
     def close(self) -> None:
@@ -168,6 +171,14 @@ class Api:
 
         return handle
 
+    @web.middleware
+    async def loopback_only(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Refuse what a web page in a browser on this machine could send: another origin, or a name bound to 127.0.0.1."""
+        host = request.host.rsplit(":", 1)[0]
+        if "Origin" in request.headers or host not in ("127.0.0.1", "localhost"):
+            return web.json_response({"status": {"error": "Forbidden: only local clients are served"}}, status=403)
+        return await handler(request)
+
     async def root(self, request: web.Request) -> web.Response:
         """Say what answers here, in the form of a Qdrant server."""
         return web.json_response({"title": "qdrant - vector search engine", "version": "1.20.0", "commit": "edge"})
@@ -182,7 +193,8 @@ class Api:
 
     def describe(self, name: str, body: Any) -> Any:
         """Describe a collection."""
-        points = self.shards.get(name).count(edge.CountRequest(exact=True))
+        shard = self.shards.get(name)
+        points = shard.count(edge.CountRequest(exact=True))
         hnsw = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000}
         config = {
             "params": {"vectors": self.shards.parameters(name), "shard_number": 1},
@@ -197,7 +209,10 @@ class Api:
             "indexed_vectors_count": 0,
             "segments_count": 1,
             "config": config,
-            "payload_schema": {},
+            "payload_schema": {
+                field: {"data_type": NAMES[index.data_type], "points": index.points}
+                for field, index in shard.info().payload_schema.items()
+            },
         }
 
     def create(self, name: str, body: Any) -> Any:
@@ -289,8 +304,9 @@ class Api:
 async def serve(folder: Path, ready: Path) -> None:
     """Answer on a free loopback port until SIGTERM or SIGINT."""
     shards = Shards(folder)
-    app = web.Application(client_max_size=64 * 2**20)
-    app.add_routes(Api(shards).routes())
+    api = Api(shards)
+    app = web.Application(client_max_size=64 * 2**20, middlewares=[api.loopback_only])
+    app.add_routes(api.routes())
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -34,8 +34,10 @@ class Setting:
 
 
 def _symbols(value: Any) -> tuple[str, ...]:
-    names = value.split(",") if isinstance(value, str) else list(value)
-    symbols = tuple(name.strip().upper() for name in names if str(name).strip())
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("a list of symbols, e.g. BTCUSDT,ETHUSDT")
+    symbols = tuple(name.strip().upper() for name in names if name.strip())
     if not symbols:
         raise ValueError("at least one symbol, e.g. BTCUSDT,ETHUSDT")
     for name in symbols:
@@ -76,26 +78,32 @@ def _interval(value: Any) -> int:
 
 def _url(*schemes: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
-        text = str(value).strip()
+        allowed = ValueError(f"a URL that begins with {' or '.join(f'{s}://' for s in schemes)}, or nothing")
+        if not isinstance(value, str) or re.search(r"[\s\0]", value.strip()):
+            raise allowed
+        text = value.strip()
         if not text:
             return ""
         try:
             parts = urlsplit(text)
-            _ = parts.port
+            port = parts.port
         except ValueError:
-            raise ValueError("a URL with a port from 1 to 65535") from None
-        if parts.scheme not in schemes or not (parts.netloc or parts.path or parts.query):
-            raise ValueError(f"a URL that begins with {' or '.join(f'{s}://' for s in schemes)}")
+            port = 0
+        if port == 0:
+            raise ValueError("a URL with a port from 1 to 65535")
+        # A unix socket has no host: it is named by the path or the query.
+        socket = parts.scheme in ("unix", "postgresql", "postgres") and (parts.path.strip("/") or parts.query)
+        if parts.scheme not in schemes or not (parts.hostname or socket):
+            raise allowed
         return text
 
     return read
 
 
 def _folder(value: Any) -> Path | None:
-    text = str(value)
-    if "\0" in text:
+    if not isinstance(value, str) or "\0" in value:
         raise ValueError("a path without NUL")
-    return Path(text).expanduser() if text else None
+    return Path(value).expanduser() if value else None
 
 
 _POSTGRES, _REDIS = _url("postgresql", "postgres"), _url("redis", "rediss", "unix")
@@ -127,9 +135,9 @@ class Settings:
 
     symbols: tuple[str, ...]
     seed: int
-    postgres_url: str
-    redis_url: str
-    qdrant_url: str
+    postgres_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    qdrant_url: str = field(repr=False)
     exchange_rest_url: str
     exchange_ws_url: str
     port: int
@@ -150,7 +158,7 @@ class Settings:
             value = getattr(self, setting.key)
             text = ",".join(value) if isinstance(value, tuple) else str("" if value is None else value)
             rows.append(
-                (setting.key, _masked(text) if setting.secret else text, self.origins[setting.key], setting.meaning)
+                (setting.key, masked(text) if setting.secret else text, self.origins[setting.key], setting.meaning)
             )
         return rows
 
@@ -190,6 +198,8 @@ def _written(file: Path) -> dict[str, Any]:
         sections = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"{file} is not TOML: {error}", "mend or delete it") from None
+    except OSError as error:
+        raise BadSetting(f"{file} cannot be read: {error.strerror}", "mend or delete it") from None
     known = {(setting.section, setting.key) for setting in SETTINGS}
     values: dict[str, Any] = {}
     for section, entries in sections.items():
@@ -207,5 +217,7 @@ def _names(known: set[tuple[str, str]], part: int) -> str:
     return ", ".join(sorted({entry[part] for entry in known}))
 
 
-def _masked(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+def masked(text: str) -> str:
+    """Return a text with the passwords of the URLs in it masked."""
+    text = re.sub(r"(://[^:/?#\s]*):\S*@", r"\1:***@", text)
+    return re.sub(r"(?i)([?&](?:password|passfile|sslpassword|api[-_]?key|token)=)[^&\s]*", r"\1***", text)

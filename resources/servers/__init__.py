@@ -1,25 +1,26 @@
 """Embedded servers of a home: PostgreSQL, Redis and the owner of the Qdrant Edge shards, each a real one.
 
 They belong to the home, not to a process. Every user holds a lease; the first one in starts what is not running, the
-last one out stops it. Leases are file locks, so the lease of a process that was killed ends with it; its servers are
-found running by the next user and taken over, or started anew.
+last one out stops them all. Leases are file locks, so the lease of a process that was killed ends with it; its servers
+are found running by the next user and taken over, or started anew.
 """
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from resources.home import Home
+from resources.home import Home, HomeNotWritable
 from resources.servers import postgres, qdrant, redis
-from resources.settings import Settings
+from resources.settings import Settings, masked
 from trading.errors import TradingError
 
-WAIT_S: Final = 30
+WAIT_S: Final = 90
 
 
 class StoreUnreachable(TradingError):
@@ -43,36 +44,41 @@ def running(home: Home, settings: Settings, names: tuple[str, ...] = ("postgres"
     Raises:
         StoreUnreachable: A server named by a URL, or an embedded one, does not answer.
     """
-    home.socket_dir.mkdir(mode=0o711, exist_ok=True)
     home.run_dir.mkdir(parents=True, exist_ok=True)
+    given = {name: str(getattr(settings, f"{name}_url")) for name in names if getattr(settings, f"{name}_url")}
+    for name, address in given.items():
+        if trouble := _SERVERS[name].check(address):
+            raise StoreUnreachable(
+                f"{name} at TRADING_{name.upper()}_URL does not serve: {masked(trouble)}",
+                f"start it, or leave TRADING_{name.upper()}_URL empty for the embedded one",
+            )
     with ExitStack() as stack:
-        embedded = []
-        for name in names:
-            if getattr(settings, f"{name}_url"):
-                continue
-            embedded.append(name)
-        lease = stack.enter_context(_lease(home))
+        lease = stack.enter_context((home.run_dir / "users.lock").open("ab"))
         with _turn(home):
-            for name in embedded:
-                _SERVERS[name].ensure(home)
             fcntl.flock(lease, fcntl.LOCK_SH)
-        stack.callback(_leave, home, lease, embedded)
-        urls = Urls(
+            stack.callback(_leave, home, lease)
+            _own(home.socket_dir)
+            for name in names:
+                if name not in given:
+                    _SERVERS[name].ensure(home)
+        yield Urls(
             postgres=settings.postgres_url or postgres.url(home),
             dagster=_dagster_url(settings.postgres_url) if settings.postgres_url else postgres.dagster_url(home),
             redis=settings.redis_url or redis.url(home),
             qdrant=settings.qdrant_url or (qdrant.url(home) if "qdrant" in names else ""),
         )
-        yield urls
+
+
+def _own(folder: Path) -> None:
+    """Make a folder that only we and root may enter: PostgreSQL trusts whoever reaches its socket."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or os.geteuid() not in (0, status.st_uid):
+        raise HomeNotWritable(f"{folder} belongs to another user", "delete it, or set TMPDIR to a folder of your own")
+    folder.chmod(0o700)
 
 
 _SERVERS: Final = {"postgres": postgres, "redis": redis, "qdrant": qdrant}
-
-
-@contextmanager
-def _lease(home: Home) -> Iterator[IO[bytes]]:
-    with (home.run_dir / "users.lock").open("ab") as lease:
-        yield lease
 
 
 @contextmanager
@@ -94,8 +100,8 @@ def _turn(home: Home) -> Iterator[None]:
         yield
 
 
-def _leave(home: Home, lease: IO[bytes], embedded: list[str]) -> None:
-    """Give the lease up, and stop the servers if nobody else holds one."""
+def _leave(home: Home, lease: IO[bytes]) -> None:
+    """Give the lease up, and if nobody else holds one stop all servers, also those that only others had asked for."""
     with _turn(home):
         fcntl.flock(lease, fcntl.LOCK_UN)
         try:
@@ -103,16 +109,17 @@ def _leave(home: Home, lease: IO[bytes], embedded: list[str]) -> None:
         except OSError:
             return
         for name in ("qdrant", "redis", "postgres"):
-            if name in embedded:
-                _SERVERS[name].stop(home)
+            _SERVERS[name].stop(home)
+        with suppress(OSError):  # another process of the home may keep its own socket there
+            home.socket_dir.rmdir()
 
 
 def in_use(home: Home) -> bool:
     """Return whether any process holds a lease on the home's servers."""
-    file = home.run_dir / "users.lock"
-    if not file.exists():
+    if not (home.run_dir / "users.lock").exists():
         return False
-    with Path(file).open("ab") as lease:
+    # In turn, or a user who leaves at this moment would take this look for another user and leave its servers running.
+    with _turn(home), (home.run_dir / "users.lock").open("ab") as lease:
         try:
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -123,8 +130,3 @@ def in_use(home: Home) -> bool:
 def _dagster_url(url: str) -> str:
     """Return a PostgreSQL URL for SQLAlchemy with the driver that dagster-postgres ships."""
     return "postgresql+psycopg2://" + url.split("://", 1)[1]
-
-
-def user_pid() -> int:
-    """Return this process's pid, for messages."""
-    return os.getpid()

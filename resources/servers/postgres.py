@@ -24,6 +24,7 @@ max_wal_size = 2GB
 timezone = 'UTC'
 log_timezone = 'UTC'
 jit = off
+unix_socket_permissions = 0700
 """
 
 
@@ -52,21 +53,38 @@ def version(home: Home) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
+def check(url: str) -> str:
+    """Return what is wrong with a server elsewhere, empty if nothing."""
+    import psycopg2  # only a server elsewhere needs it
+
+    try:
+        connection = psycopg2.connect(url, connect_timeout=2)
+    except psycopg2.Error as error:
+        return str(error).strip() or "it does not answer"
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean")
+            row = cursor.fetchone()
+        return "it is read-only or in recovery" if row and row[0] else ""
+    finally:
+        connection.close()
+
+
 def ensure(home: Home) -> None:
     """Start the server unless it runs."""
-    if process.alive("postgres", home.run_dir) is not None:
-        return
-    owner = _owner(home)
-    if not (home.postgres_dir / "PG_VERSION").exists():
-        _initialise(home, owner)
-    # A server that was killed leaves its pid file; nobody of this home runs, or `alive` had found it.
-    (home.postgres_dir / "postmaster.pid").unlink(missing_ok=True)
-    command = [binaries() / "postgres", "-D", home.postgres_dir, "-k", home.socket_dir, "-p", str(PORT)]
     probe = [binaries() / "pg_isready", "-q", "-h", home.socket_dir, "-p", str(PORT)]
 
     def ready() -> bool:
         return subprocess.run(probe, check=False).returncode == 0
 
+    if process.taken_over("postgres", home.run_dir, "postgres", home.postgres_dir, ready):
+        return
+    owner = _owner(home)
+    if not (home.postgres_dir / "PG_VERSION").exists():
+        _initialise(home, owner)
+    # A server that was killed leaves its pid file; none of this home runs, or it had been taken over.
+    (home.postgres_dir / "postmaster.pid").unlink(missing_ok=True)
+    command = [binaries() / "postgres", "-D", home.postgres_dir, "-k", home.socket_dir, "-p", str(PORT)]
     process.launch("postgres", home.run_dir, home.logs_dir / "postgres.log", command, ready, **owner)
 
 
@@ -105,14 +123,38 @@ def _owner(home: Home) -> dict[str, Any]:
     """Return how to start the server: as ourselves, or as a user of its own where we are root, which it refuses."""
     if os.geteuid() != 0:
         return {}
-    try:
-        entry = pwd.getpwnam(SERVER_USER)
-    except KeyError:
-        subprocess.run(["useradd", "--system", "--no-create-home", SERVER_USER], check=True, capture_output=True)  # noqa: S607
-        entry = pwd.getpwnam(SERVER_USER)
+    user, group = _server_user(home)
     for folder in (home.path, *home.path.parents, *binaries().parents):
         mode = folder.stat().st_mode
         if mode & 0o011 != 0o011:
             folder.chmod(mode | 0o011)
-    shutil.chown(home.socket_dir, entry.pw_uid, entry.pw_gid)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    shutil.chown(home.socket_dir, user, group)
+    return {"user": user, "group": group, "extra_groups": []}
+
+
+def _server_user(home: Home) -> tuple[int, int]:
+    """Return uid and gid of the server: the owner of its files, else a system user, made if this machine lets us."""
+    if home.postgres_dir.exists():
+        status = home.postgres_dir.stat()
+        if status.st_uid != 0:
+            return status.st_uid, status.st_gid
+    for attempt in (SERVER_USER, "nobody"):
+        try:
+            entry = pwd.getpwnam(attempt)
+            return entry.pw_uid, entry.pw_gid
+        except KeyError:
+            if attempt == SERVER_USER and _added():
+                entry = pwd.getpwnam(attempt)
+                return entry.pw_uid, entry.pw_gid
+    raise process.ServerFailed(
+        "PostgreSQL does not run as root, and there is no other user to run it as",
+        f"add the user {SERVER_USER}, run as another user, or set TRADING_POSTGRES_URL",
+    )
+
+
+def _added() -> bool:
+    try:
+        subprocess.run(["useradd", "--system", "--no-create-home", SERVER_USER], check=True, capture_output=True)  # noqa: S607
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True

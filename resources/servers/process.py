@@ -1,6 +1,7 @@
 """A server process of a home, started in a session of its own.
 
-It is known by pid and start time, so that a reused pid is never taken for it.
+It is known by pid and start time, so that a reused pid is never taken for it, and by its command line, so that one
+whose starter was killed before it could write the pid down is found too.
 """
 
 import json
@@ -9,15 +10,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
 from trading.errors import TradingError
-
-_started: Final[dict[int, subprocess.Popen[bytes]]] = {}
-"""Servers that this process started; they may outlive it, and are its children to reap while it lives."""
 
 START_S: Final = 30
 STOP_S: Final = 15
@@ -36,6 +35,7 @@ def launch(
         ServerFailed: It ended or was not ready in time; the message has the last line of its log.
     """
     with log.open("ab") as output:
+        began = output.tell()
         process = subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.DEVNULL,
@@ -44,43 +44,113 @@ def launch(
             start_new_session=True,
             **options,
         )
-    _started[process.pid] = process
-    record = {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
-    (run_dir / f"{name}.pid.json").write_text(json.dumps(record), encoding="utf-8")
+    _record(name, run_dir, psutil.Process(process.pid))
     deadline = time.monotonic() + START_S
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            process.kill()  # half-started it would keep its files from the next one
+            process.wait()
+            _file(name, run_dir).unlink(missing_ok=True)
+            with log.open("rb") as written:
+                written.seek(began)
+                lines = written.read().decode(errors="replace").strip().splitlines()
             raise ServerFailed(f"{name} did not start: {lines[-1] if lines else 'no output'}", f"see {log}")
         time.sleep(0.02)
+    process.returncode = 0  # it outlives this object, which would warn that it still runs
+
+
+def taken_over(name: str, run_dir: Path, program: str, place: Path, ready: Callable[[], bool]) -> bool:
+    """Return whether the server already runs and answers; one that does not answer in time is ended.
+
+    Args:
+        name: The server's name in the home.
+        run_dir: The home's folder of pids.
+        program: End of the first word of its command line, or one of its words.
+        place: Another of its words, which no other home's server has.
+        ready: Whether it answers.
+    """
+    if alive(name, run_dir) is None and not _found(name, run_dir, program, str(place)):
+        return False
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and alive(name, run_dir) is not None:
+        if ready():
+            return True
+        time.sleep(0.05)
+    end(name, run_dir)
+    return False
+
+
+def recorded(name: str, run_dir: Path) -> tuple[int, float] | None:
+    """Return pid and start time of the server as they were written down, whether or not it still runs."""
+    try:
+        record = json.loads(_file(name, run_dir).read_text(encoding="utf-8"))
+        return int(record["pid"]), float(record["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def running_as(record: tuple[int, float] | None) -> psutil.Process | None:
+    """Return the process of a record, or None when it is gone."""
+    if record is None:
+        return None
+    try:
+        process = psutil.Process(record[0])
+        if abs(process.create_time() - record[1]) >= 1:
+            return None
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return process
+        if process.ppid() == os.getpid():
+            os.waitpid(process.pid, os.WNOHANG)
+    except (psutil.NoSuchProcess, ChildProcessError):
+        pass
+    return None
 
 
 def alive(name: str, run_dir: Path) -> psutil.Process | None:
     """Return the server's process, or None when it is gone; the record of a gone one is deleted."""
-    file = run_dir / f"{name}.pid.json"
-    if not file.exists():
-        return None
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        process = psutil.Process(record["pid"])
-        if abs(process.create_time() - record["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
-            return process
-    except (psutil.NoSuchProcess, ValueError, KeyError):
-        pass
-    file.unlink(missing_ok=True)
-    return None
+    process = running_as(recorded(name, run_dir))
+    if process is None:
+        _file(name, run_dir).unlink(missing_ok=True)
+    return process
 
 
 def end(name: str, run_dir: Path, number: int = signal.SIGTERM) -> None:
     """Stop the server and wait until it is gone; what does not stop in time is killed."""
-    process = alive(name, run_dir)
-    if process is None:
-        return
-    os.kill(process.pid, number)
-    child = _started.pop(process.pid, None)
+    for attempt in (number, signal.SIGKILL):
+        process = alive(name, run_dir)
+        if process is None:
+            return
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(attempt)
+        deadline = time.monotonic() + STOP_S
+        # Not `process.wait`: its parent may never reap it, and a zombie has given up all that a server holds.
+        while alive(name, run_dir) is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def _found(name: str, run_dir: Path, program: str, place: str) -> bool:
+    """Find a server that runs without a record, and record it."""
+    for process in psutil.process_iter(["cmdline", "uids", "status"]):
+        written = process.info["cmdline"] or [""]
+        words = {*written, *" ".join(written).split()}  # Redis rewrites its command line into one word
+        if place not in words or not (program in words or written[0].split(" ")[0].endswith(program)):
+            continue
+        ours = process.info["uids"] and os.geteuid() in (0, process.info["uids"].effective)
+        if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
+            _record(name, run_dir, process)
+            return True
+    return False
+
+
+def _record(name: str, run_dir: Path, process: psutil.Process) -> None:
+    unfinished = run_dir / f"{name}.pid.unfinished"
     try:
-        (child or process).wait(STOP_S)
-    except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
-        process.kill()
-        (child or process).wait(STOP_S)
-    (run_dir / f"{name}.pid.json").unlink(missing_ok=True)
+        text = json.dumps({"pid": process.pid, "started": process.create_time()})
+    except psutil.NoSuchProcess:
+        return
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(_file(name, run_dir))
+
+
+def _file(name: str, run_dir: Path) -> Path:
+    return run_dir / f"{name}.pid.json"

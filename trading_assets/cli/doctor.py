@@ -1,84 +1,159 @@
-"""What runs, where, in which version, what is wrong and what to do.
+"""A finding is one thing a home needs: where it is, in which version, whether it is well, and what to do if not.
 
-A finding's state is `running`, `stopped`, `fine` or `wrong`; only `wrong` needs a hand.
+Nothing is started, changed or repaired here; `trading doctor` prints what this returns.
 """
 
+import errno
 import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
-from typing import Any
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from resources.home import RESERVE_BYTES, Home
-from resources.servers import in_use, postgres, process, qdrant, redis
-from resources.settings import Settings
+if TYPE_CHECKING:
+    from resources.home import Home
+    from resources.settings import Settings
+
+WELL: Final = "fine"
+RUNNING: Final = "running"
+STOPPED: Final = "stopped"
+WRONG: Final = "wrong"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that a home needs; `state` is fine, running, stopped (nothing uses it now) or wrong (see `advice`)."""
 
     what: str
     where: str
     version: str
     state: str
-    advice: str = ""
+    advice: str
 
 
-def doctor(home: Home, settings: Settings) -> list[Finding]:
-    """Look at the machine, the home and each store."""
-    return [*_machine(home), *_home(home), *(_server(home, settings, name) for name in _SERVERS), *_ui(settings)]
+def doctor(home: "Home", settings: "Settings") -> list[Finding]:
+    """Return what there is to say about a home and the machine it is on, in the order of what rests on what."""
+    engines = [_engine(home, settings, name) for name in ("postgres", "redis", "qdrant")]
+    return [
+        _python(),
+        _home(home),
+        _disk(home),
+        *engines,
+        *_processes(home),
+        _port(home, settings.port),
+        _kernels(home),
+    ]
 
 
-_SERVERS: dict[str, Any] = {"postgres": postgres, "redis": redis, "qdrant": qdrant}
+def _python() -> Finding:
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    advice = "" if supported else "use Python 3.11, 3.12 or 3.13"
+    return Finding("python", sys.executable, platform.python_version(), WELL if supported else WRONG, advice)
 
 
-def _machine(home: Home) -> Iterator[Finding]:
-    yield Finding("python", platform.python_implementation(), platform.python_version(), "fine")
-    folder = home.path if home.path.exists() else home.path.parent
-    if not folder.exists():
-        return
+def _home(home: "Home") -> Finding:
+    from resources.home import SCHEMA, WrongHome
+
+    try:
+        kind = f"{home.kind}, schema {SCHEMA}"
+    except WrongHome as error:
+        return Finding("home", str(home.path), "", WRONG, f"{error.message}; {error.hint}")
+    if not (home.path / "home.json").exists():
+        return Finding("home", str(home.path), "", STOPPED, "not made yet: 'trading up' or 'trading demo' makes it")
+    if not os.access(home.path, os.W_OK | os.X_OK):
+        return Finding("home", str(home.path), kind, WRONG, "it cannot be written: set TRADING_HOME to another folder")
+    return Finding("home", str(home.path), kind, WELL, "")
+
+
+def _disk(home: "Home") -> Finding:
+    from resources.home import RESERVE_BYTES
+
+    folder = next(path for path in (home.path, *home.path.parents) if path.exists())
     free = shutil.disk_usage(folder).free
-    full = free < RESERVE_BYTES
-    yield Finding(
-        "disk",
-        str(folder),
-        f"{free / 2**30:.1f} GiB free",
-        "wrong" if full else "fine",
-        "free some space" if full else "",
+    enough = free >= RESERVE_BYTES
+    advice = "" if enough else f"free at least {RESERVE_BYTES // 2**20} MiB, or set TRADING_HOME to another disk"
+    return Finding("disk", str(folder), f"{free / 2**30:.1f} GiB free", WELL if enough else WRONG, advice)
+
+
+def _engine(home: "Home", settings: "Settings", name: str) -> Finding:
+    from resources.servers import in_use, postgres, process, qdrant, redis
+    from resources.settings import masked
+    from trading.errors import TradingError
+
+    module: Any = {"postgres": postgres, "redis": redis, "qdrant": qdrant}[name]
+    given: str = getattr(settings, f"{name}_url")
+    if given:
+        trouble = masked(module.check(given))
+        advice = f"check TRADING_{name.upper()}_URL: {trouble}" if trouble else ""
+        return Finding(name, masked(given), "elsewhere", WRONG if trouble else WELL, advice)
+    try:
+        number = module.version(home)
+    except (TradingError, OSError) as error:
+        return Finding(name, "embedded", "", WRONG, f"run 'make setup': {error}")
+    running = process.running_as(process.recorded(name, home.run_dir))
+    if running is None:
+        return Finding(name, "embedded", number, STOPPED, "starts with the first command that needs it")
+    try:
+        address = module.url(home)
+        trouble = module.check(address)
+    except (OSError, ValueError, KeyError) as error:
+        address, trouble = "embedded", str(error)
+    place = f"{address} (pid {running.pid})"
+    if trouble:
+        log = home.logs_dir / f"{name}.log"
+        return Finding(name, place, number, WRONG, f"it runs but does not serve ({trouble}); see {log}")
+    advice = "" if in_use(home) else "left by a killed process; the next command takes it over"
+    return Finding(name, place, number, RUNNING, advice)
+
+
+def _processes(home: "Home") -> list[Finding]:
+    """Return the other processes of the home, and records of processes that ended without cleaning up."""
+    from resources.servers import process
+
+    found = []
+    for file in sorted(home.run_dir.glob("*.pid.json")):
+        name = file.name.removesuffix(".pid.json")
+        running = process.running_as(process.recorded(name, home.run_dir))
+        if running is None:
+            found.append(Finding(name, str(file), "", STOPPED, "it was killed; the next start clears this away"))
+        elif name not in ("postgres", "redis", "qdrant"):
+            found.append(Finding(name, f"pid {running.pid}", "", RUNNING, ""))
+    return found
+
+
+def _port(home: "Home", port: int) -> Finding:
+    address = f"127.0.0.1:{port}"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return Finding("port", address, "", WRONG, f"it cannot be used ({error.strerror}); set TRADING_PORT")
+            if _ours(home):
+                return Finding("port", address, "", RUNNING, "the UI of this home is there")
+            return Finding("port", address, "", WRONG, "another program uses it; stop it or set TRADING_PORT")
+    return Finding("port", address, "free", WELL, "")
+
+
+def _ours(home: "Home") -> bool:
+    from resources.servers import process
+
+    return any(
+        process.running_as(process.recorded(file.name.removesuffix(".pid.json"), home.run_dir)) is not None
+        for file in home.run_dir.glob("*webserver*.pid.json")
     )
 
 
-def _home(home: Home) -> Iterator[Finding]:
-    if not home.path.exists():
-        yield Finding("home", str(home.path), "", "fine", "not made yet; 'trading demo' or 'trading up' makes it")
-        return
-    writable = os.access(home.path, os.W_OK)
-    advice = "" if writable else "set TRADING_HOME to a folder that can be written"
-    yield Finding("home", str(home.path), home.kind, "fine" if writable else "wrong", advice)
-    yield Finding("leases", str(home.run_dir), "", "running" if in_use(home) else "stopped")
-
-
-def _server(home: Home, settings: Settings, name: str) -> Finding:
-    if getattr(settings, f"{name}_url"):
-        return Finding(name, f"TRADING_{name.upper()}_URL", "", "fine", "not embedded; it is asked when it is used")
-    server = _SERVERS[name]
-    version = server.version(home)
-    found = process.alive(name, home.run_dir) if home.run_dir.exists() else None
-    if found is None:
-        return Finding(name, "embedded", version, "stopped", "starts with whatever needs it")
-    if not in_use(home):
-        return Finding(
-            name, f"pid {found.pid}", version, "running", "left by a killed process; the next command takes it over"
-        )
-    return Finding(name, f"pid {found.pid}", version, "running")
-
-
-def _ui(settings: Settings) -> Iterator[Finding]:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        taken = probe.connect_ex(("127.0.0.1", settings.port)) == 0
-    where = f"http://127.0.0.1:{settings.port}"
-    yield Finding("ui", where, "", "running" if taken else "stopped", "" if taken else "'make up' starts it")
+def _kernels(home: "Home") -> Finding:
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or home.numba_dir)
+    compiled = sum(1 for _ in folder.rglob("*.nbc")) if folder.exists() else 0
+    number = f"numba {version('numba')}"
+    if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("compiled kernels", str(folder), number, WRONG, "it cannot be written: every run would compile")
+    advice = "" if compiled else "the first run compiles them, about ten seconds once"
+    return Finding("compiled kernels", str(folder), number, WELL if compiled else STOPPED, advice)
