@@ -24,7 +24,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from resources.binance import BinanceRest, ExchangeRefused
-from resources.rocksdb import JournalHeld, TradeJournal, control_socket
+from resources.rocksdb import PATIENCE_S, TradeJournal, control_socket
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import SECOND_MS
@@ -345,7 +345,7 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
     """Run one collector as the command line says and return its status."""
     rest = BinanceRest(options.rest)
     try:
-        with TradeJournal.write(options.journal) as journal:
+        with TradeJournal.write(options.journal, PATIENCE_S) as journal:
             instruments = await rest.instruments(options.symbols.split(","), options.venue)
             ack = _ack_to(options.ack_fd) if options.ack_fd is not None else None
             collector = Collector(journal, rest, options.ws, instruments, options.since_ms, ack)
@@ -377,8 +377,6 @@ def main() -> int:
     parser.add_argument("--ack-fd", type=int)
     try:
         print(json.dumps(asyncio.run(collect(parser.parse_args()))), flush=True)
-    except JournalHeld as held:
-        print(held, file=sys.stderr)
     except TradingError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

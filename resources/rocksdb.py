@@ -12,11 +12,12 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 import msgspec
 import polars as pl
@@ -30,6 +31,11 @@ from trading.stream.contiguity import IdRange, missing_ids
 VERSION: Final = 1
 CHECKPOINTS_KEPT: Final = 2
 CONTROL_TIMEOUT_S: Final = 10
+LONGEST_SOCKET_PATH: Final = 100
+PATIENCE_S: Final = 5.0
+"""How long a collector waits for a reader that is making a checkpoint in its place, and a reader for a starting one."""
+
+LOCK_LOOK_S: Final = 0.05
 
 
 class JournalHeld(TradingError):
@@ -52,8 +58,11 @@ _LEDGERS: Final = msgspec.msgpack.Decoder(list[IdRange])
 
 
 def control_socket(directory: Path) -> Path:
-    """Return the path of the writer's control socket; short, as unix sockets demand."""
-    name = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
+    """Return the path of the writer's control socket: inside the journal, unless that is too long for a unix socket."""
+    inside = directory.resolve() / "control.sock"
+    if len(bytes(inside)) <= LONGEST_SOCKET_PATH:
+        return inside
+    name = hashlib.sha256(bytes(inside)).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"trading-journal-{name}.sock"
 
 
@@ -70,22 +79,24 @@ class TradeJournal:
 
     @classmethod
     @contextmanager
-    def write(cls, directory: Path) -> Iterator["TradeJournal"]:
+    def write(cls, directory: Path, patience_s: float = 0.0) -> Iterator["TradeJournal"]:
         """Open for writing.
+
+        Args:
+            directory: The journal's folder; made where it is absent.
+            patience_s: How long to wait for another process; a reader holds a dead collector's journal for moments.
 
         Raises:
             JournalHeld: Another process has it open.
         """
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / "writer.lock").open("a+", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _locked(lock, patience_s):
                 lock.seek(0)
                 raise JournalHeld(
                     f"the journal {directory} is held by process {lock.read().strip() or 'unknown'}",
                     "one collector writes a journal; stop the other one first",
-                ) from None
+                )
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -170,6 +181,16 @@ class TradeJournal:
         found.sort(key=lambda trade: trade.agg_trade_id)
         return trades_frame(found)
 
+    def beside(self, symbol: str, lo_ms: int, hi_ms: int) -> list[tuple[int, int]]:
+        """Return id and time of the last trade before `[lo_ms, hi_ms)` and of the first after it; both whole seconds."""
+        found: list[tuple[int, int]] = []
+        last = self._db.iter(ReadOptions())
+        last.seek_for_prev(_batch_key(symbol, lo_ms - SECOND_MS))
+        if last.valid() and last.key().startswith(_batch_prefix(symbol)):
+            found += [(t.agg_trade_id, t.time_ms) for t in _unframed(last.key(), last.value(), _BATCHES)[-1:]]
+        after = next(self._batches(symbol, hi_ms, 10**13 - 1), None)
+        return found + ([(t.agg_trade_id, t.time_ms) for t in after[1][:1]] if after else [])
+
     def seconds(self, symbol: str) -> list[int]:
         """Return the seconds (ms) that have a batch."""
         return [second for second, _ in self._batches(symbol, 0, 10**13 - 1)]
@@ -204,6 +225,18 @@ class TradeJournal:
             ) from None
 
 
+def _locked(lock: TextIO, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOCK_LOOK_S)
+
+
 def _newest_checkpoint(directory: Path) -> Path:
     path = control_socket(directory)
     try:
@@ -216,11 +249,11 @@ def _newest_checkpoint(directory: Path) -> Path:
                 return directory / "checkpoints" / answer[1]
     except OSError:
         pass  # nobody listens: the collector is not running
+    current = directory / "checkpoints" / "CURRENT"
     try:
-        with TradeJournal.write(directory) as journal:
+        with TradeJournal.write(directory, 0 if current.exists() else PATIENCE_S) as journal:
             return journal.checkpoint()
     except JournalHeld:
-        current = directory / "checkpoints" / "CURRENT"
         if not current.exists():
             raise
         return current.parent / current.read_text(encoding="utf-8").strip()
@@ -234,8 +267,12 @@ def _options() -> Options:
     return options
 
 
+def _batch_prefix(symbol: str) -> bytes:
+    return f"trades:{symbol}:".encode()
+
+
 def _batch_key(symbol: str, second_ms: int) -> bytes:
-    return f"trades:{symbol}:{second_ms:013d}".encode()
+    return _batch_prefix(symbol) + f"{second_ms:013d}".encode()
 
 
 def _ledger_key(symbol: str) -> bytes:

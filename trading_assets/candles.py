@@ -102,7 +102,7 @@ def minute_bars(market: "MarketStore", exchange: "Exchange", window: SymbolWindo
     from trading.market.candle import candles_from_trades, merge_sources
 
     instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, Timeframe.M1)
-    proven = [(r.proven_from_ms, r.proven_until_ms) for r in market.trade_coverage(window.symbol)]
+    proven = market.proven(window.symbol)
     trades = market.read(TRADE, window.symbol, window.lo_ms, hi_ms)
     from_trades = candles_from_trades(trades, instrument, Timeframe.M1, proven)
     return merge_sources(from_trades, _klines(exchange, instrument, Timeframe.M1, (window.lo_ms, hi_ms), proven))
@@ -119,7 +119,7 @@ def longer_bars(
     for finer in parts_of(timeframe):
         parts = market.read(CANDLE, window.symbol, window.lo_ms, hi_ms, finer)
         if len(parts):
-            proven = [(r.proven_from_ms, r.proven_until_ms) for r in market.trade_coverage(window.symbol)]
+            proven = market.proven(window.symbol)
             return roll_up(parts, finer, timeframe, instrument, proven if finer is Timeframe.M1 else ())
     if exchange.finest(instrument, window.lo_ms) is timeframe:
         return exchange.klines(instrument, timeframe, window.lo_ms, hi_ms)
@@ -154,7 +154,7 @@ def _absent(bars: "pl.DataFrame", timeframe: Timeframe, market: MarketDatabase, 
 
     if bars.is_empty():
         return {"minutes_empty": 0, "minutes_missing": 0}
-    proven = [(r.proven_from_ms, r.proven_until_ms) for r in market.store.trade_coverage(window.symbol)]
+    proven = market.store.proven(window.symbol)
     holes = missing_bars(bars, timeframe, int(bars["open_time"][0]), int(bars["open_time"][-1]) + timeframe.ms)
     total = sum(hi - lo for lo, hi in holes) // timeframe.ms
     missing = sum(b - a for lo, hi in holes for a, b in unproven(lo, hi, proven, timeframe)) // timeframe.ms

@@ -18,6 +18,7 @@ from resources.wiring import (
     TradeJournalReader,
 )
 from sensors.collector import collect_spot, collector_supervisor
+from sensors.ranges import split_failed_ranges
 from trading_assets.automation import chain, close_days, keep_hot, refresh_today, upkeep
 from trading_assets.candles import candles_of
 from trading_assets.checks import checks
@@ -56,7 +57,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         asset_checks=checks,
         jobs=[chain, upkeep, collect_spot],
         schedules=[close_days, refresh_today, keep_hot],
-        sensors=[collector_supervisor],
+        sensors=[collector_supervisor, split_failed_ranges],
         resources={name: kind() for name, kind in RESOURCES.items()} | dict(resource_overrides or {}),
         executor=dg.in_process_executor,
     )

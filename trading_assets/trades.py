@@ -61,12 +61,12 @@ trade_batches = dg.AssetSpec(
 @dg.asset(**daily("trades", "postgres"), deps=[trade_batches], metadata=column_schema(TRADE_COLUMNS))
 def agg_trades(context: dg.AssetExecutionContext, market: MarketDatabase, journal: TradeJournalReader) -> None:
     """One row is one aggregate trade, keyed by its consecutive id; late by the journal's checkpoint, a minute at most."""
-    from resources.journal_coverage import coverage_of
+    from resources.journal_coverage import take_over_coverage
     from resources.timescale.tables import TRADE
 
     window = symbol_window(context)
     with journal.read() as batches:
         trades = batches.trades(window.symbol, window.lo_ms, window.hi_ms)
-        market.store.set_trade_coverage(window.symbol, coverage_of(batches, window.symbol))
-    written = market.store.write(TRADE, window.symbol, trades, window.lo_ms, window.hi_ms)
+        written = market.store.write(TRADE, window.symbol, trades, window.lo_ms, window.hi_ms)
+        take_over_coverage(batches, market.store, window.symbol, window.lo_ms, window.hi_ms)
     record_days(context, market.store, TRADE, window, written, trades=len(trades))

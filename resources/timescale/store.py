@@ -20,6 +20,7 @@ from resources.timescale.tables import TRADE, Table, decode, encode, select, ups
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import Timeframe
+from trading.stream.contiguity import IdRange
 
 T = TypeVar("T")
 STATEMENT_TIMEOUT_S = 120
@@ -49,16 +50,6 @@ class Written:
     def __add__(self, other: "Written") -> "Written":
         """Return the sum of two writes."""
         return Written(self.inserted + other.inserted, self.updated + other.updated, self.deleted + other.deleted)
-
-
-@dataclass(frozen=True)
-class TradeCoverage:
-    """A range of consecutive aggregate trade ids and the half-open exchange time (ms) that it proves."""
-
-    first_id: int
-    last_id: int
-    proven_from_ms: int
-    proven_until_ms: int
 
 
 class MarketStore:
@@ -225,27 +216,41 @@ class MarketStore:
 
     # -- coverage and counts -----------------------------------------------------------------------------------------
 
-    def trade_coverage(self, symbol: str) -> list[TradeCoverage]:
-        """Return the ranges of ids held, in order."""
+    def trade_coverage(self, symbol: str) -> list[IdRange]:
+        """Return what is proven by ids, in order of time; ranges that go on across midnight are one."""
         query = (
             "SELECT first_id, last_id, (extract(epoch FROM proven_from) * 1000)::bigint AS proven_from_ms, "
             "(extract(epoch FROM proven_until) * 1000)::bigint AS proven_until_ms "
-            "FROM md.trade_coverage WHERE symbol_id = $1 ORDER BY first_id"
+            "FROM md.trade_coverage WHERE symbol_id = $1 ORDER BY proven_from"
         )
-        return [TradeCoverage(**row) for row in self._run(lambda c: c.fetch(query, self._id(symbol)))]
+        found: list[IdRange] = []
+        for row in self._run(lambda c: c.fetch(query, self._id(symbol))):
+            if found and (row["proven_from_ms"], row["first_id"]) == (found[-1].proven_until_ms, found[-1].last_id + 1):
+                found[-1].last_id, found[-1].proven_until_ms = row["last_id"], row["proven_until_ms"]
+            else:
+                found.append(IdRange(**row))
+        return found
 
-    def set_trade_coverage(self, symbol: str, ranges: Iterable[TradeCoverage]) -> None:
-        """Replace the ranges of ids held by the ledger's."""
+    def proven(self, symbol: str) -> list[tuple[int, int]]:
+        """Return the half-open stretches of exchange time (ms) in which every trade is held."""
+        return [(r.proven_from_ms, r.proven_until_ms) for r in self.trade_coverage(symbol)]
+
+    def set_trade_coverage(self, symbol: str, day_ms: int, ranges: Iterable[IdRange]) -> None:
+        """Replace what is proven of one UTC day."""
         symbol_id = self._id(symbol)
         rows = [(symbol_id, r.first_id, r.last_id, float(r.proven_from_ms), float(r.proven_until_ms)) for r in ranges]
-        wait(self._replace_coverage(symbol_id, rows))
+        wait(self._replace_coverage(symbol_id, float(day_ms), rows))
 
-    async def _replace_coverage(self, symbol_id: int, rows: list[tuple[Any, ...]]) -> None:
+    async def _replace_coverage(self, symbol_id: int, day_ms: float, rows: list[tuple[Any, ...]]) -> None:
+        delete = (
+            "DELETE FROM md.trade_coverage WHERE symbol_id = $1 AND proven_from >= to_timestamp($2 / 1000.0) "
+            "AND proven_from < to_timestamp($2 / 1000.0) + interval '24 hours'"
+        )
         insert = (
             "INSERT INTO md.trade_coverage VALUES ($1, $2, $3, to_timestamp($4 / 1000.0), to_timestamp($5 / 1000.0))"
         )
         async with self._connected().acquire() as connection, connection.transaction():
-            await connection.execute("DELETE FROM md.trade_coverage WHERE symbol_id = $1", symbol_id)
+            await connection.execute(delete, symbol_id, day_ms)
             await connection.executemany(insert, rows)
 
     def counts(self, table: Table) -> dict[str, int]:

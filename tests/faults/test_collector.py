@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ LATE_MS = START_MS + 24 * 3_600_000
 """So late that a paced exchange never runs out of trades to acknowledge."""
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 SEED = 11
-KILLS = 10
+KILLS = 30 if os.environ.get("SOAK") else 10
 
 
 @contextmanager
@@ -114,12 +115,15 @@ def test_a_deleted_batch_is_fetched_again(tmp_path: Path) -> None:
 def test_a_collector_that_is_killed_again_and_again_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
     folder, acknowledged = tmp_path / "journal", dict[str, int]()
     with exchange(tmp_path, "--speed", "600", end_ms=LATE_MS) as port:
+        recoveries = []
         for _ in range(KILLS):
             reading, writing = os.pipe()
+            started = time.monotonic()
             with collector(folder, port, "--ack-fd", str(writing), pass_fds=[writing]) as process:
                 os.close(writing)
                 with os.fdopen(reading) as acks:
                     first = acks.readline()
+                    recoveries.append(time.monotonic() - started)
                     time.sleep(0.05)
                     process.kill()
                     for line in [first, *acks]:
@@ -127,11 +131,15 @@ def test_a_collector_that_is_killed_again_and_again_loses_nothing_it_acknowledge
                         acknowledged[symbol] = max(acknowledged.get(symbol, 0), int(last_id))
             with TradeJournal.read(folder) as journal:
                 for symbol, last_id in acknowledged.items():
-                    ids = journal.trades(symbol, START_MS, END_MS)["agg_trade_id"]
+                    ids = journal.trades(symbol, START_MS, LATE_MS)["agg_trade_id"]
                     assert ids[-1] >= last_id
                     assert journal.verify(symbol) == []
     assert set(acknowledged) == set(SYMBOLS)
     assert_exactly_the_market(folder, until_ms=None)
+    print(
+        f"{KILLS} kills: last acknowledged {acknowledged}, none absent; from start to the next acknowledgement "
+        f"{statistics.median(recoveries):.2f} s (median), {max(recoveries):.2f} s (longest)"
+    )
 
 
 def test_a_second_collector_leaves_the_journal_to_the_first(tmp_path: Path) -> None:
@@ -142,8 +150,8 @@ def test_a_second_collector_leaves_the_journal_to_the_first(tmp_path: Path) -> N
         collector(folder, port, stderr=subprocess.PIPE) as process,
     ):
         _, errors = process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert str(os.getpid()) in errors
+    assert process.returncode == 1
+    assert "JournalHeld" in errors and str(os.getpid()) in errors
 
 
 def test_a_reader_beside_a_running_collector_sees_what_was_acknowledged(tmp_path: Path) -> None:

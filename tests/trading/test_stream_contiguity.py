@@ -1,8 +1,8 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trading.market.trade import AggTrade
-from trading.stream.contiguity import Arrival, IdRange, Ledger, missing_ids
+from trading.stream.contiguity import Arrival, IdRange, Ledger, missing_ids, proven_ranges
 
 FIRST, SINCE_MS = 100, 1_700_000_000_000
 
@@ -99,3 +99,45 @@ def test_the_exchange_may_confirm_a_silence() -> None:
     ledger.take(trade(FIRST))
     ledger.confirm(SINCE_MS + 60_000)
     assert ledger.ranges[-1].proven_until_ms == SINCE_MS + 60_000
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(st.integers(0, 4), min_size=10, max_size=30),
+    st.sets(st.integers(0, 29), max_size=8),
+    st.sets(st.integers(0, 28), max_size=2),
+    st.integers(0, 30),
+    st.integers(1, 120),
+)
+def test_what_a_store_proves_is_what_is_claimed_without_the_moments_around_lost_trades(
+    steps: list[int], lost: set[int], cuts: set[int], lo: int, length: int
+) -> None:
+    """Against a model that walks each millisecond: proven where a claim covers it and no absent trade could have been."""
+    times = [sum(steps[: n + 1]) for n in range(len(steps))]  # trade n is at times[n]; several may share a millisecond
+    firsts = [0, *(cut + 1 for cut in sorted(cuts) if cut + 1 < len(steps))]
+    claims = [
+        IdRange(first, last, times[first] + 1 if first else 0, times[last])
+        for first, last in zip(firsts, [*(f - 1 for f in firsts[1:]), len(steps) - 1], strict=True)
+    ]
+    hi = lo + length
+    held = [n for n in range(len(steps)) if n not in lost]
+    before, after = [n for n in held if times[n] < lo][-1:], [n for n in held if times[n] >= hi][:1]
+    seen = sorted({*before, *(n for n in held if lo <= times[n] < hi), *after})
+
+    proven = proven_ranges(claims, seen, [times[n] for n in seen], lo, hi)
+
+    moments = {ms for r in proven for ms in range(r.proven_from_ms, r.proven_until_ms)}
+    assert len(moments) == sum(r.proven_until_ms - r.proven_from_ms for r in proven)
+    for claim in claims:
+        for ms in range(max(lo, claim.proven_from_ms), min(hi, claim.proven_until_ms)):
+            # An absent trade's moment is only known to lie between its neighbours of the same claim.
+            mine = [n for n in seen if claim.first_id <= n <= claim.last_id]
+            left, right = [n for n in mine if times[n] < ms][-1:], [n for n in mine if times[n] > ms][:1]
+            left_id = left[0] if left else claim.first_id - 1
+            right_id = right[0] if right else claim.last_id + 1
+            whole = all(n in seen for n in range(left_id + 1, right_id))
+            assert (ms in moments) == whole, (ms, claim)
+    assert moments <= set(range(lo, hi))
+    for r in proven:
+        inside = [n for n in seen if r.proven_from_ms <= times[n] < r.proven_until_ms]
+        assert inside == list(range(r.first_id, r.last_id + 1))

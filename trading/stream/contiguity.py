@@ -10,6 +10,8 @@ from enum import Enum
 from itertools import pairwise
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from trading.market.trade import AggTrade
 
@@ -136,3 +138,49 @@ def missing_ids(claimed: Sequence[IdRange], held: Sequence[int]) -> list[tuple[i
         if expected <= claim.last_id:
             missing.append((expected, claim.last_id))
     return missing
+
+
+def proven_ranges(
+    claimed: Sequence[IdRange], ids: Sequence[int], times_ms: Sequence[int], lo_ms: int, hi_ms: int
+) -> list[IdRange]:
+    """Return what a store proves of `[lo_ms, hi_ms)`: moments inside a claimed range from which no claimed id is absent.
+
+    Args:
+        claimed: Ranges of a ledger.
+        ids: Ids that the store holds with a time in the window, in order, and beside them the last one before the window
+            and the first one after it, where there are such.
+        times_ms: Their exchange times.
+        lo_ms: First moment of the window.
+        hi_ms: End of the window.
+
+    Returns:
+        Ranges in order; one without a trade has `last_id = first_id - 1`. A lost trade may have come in the same
+        millisecond as its neighbours, so theirs are proven neither.
+    """
+    number, moment = np.asarray(ids, np.int64), np.asarray(times_ms, np.int64)
+    found: list[IdRange] = []
+    for claim in claimed:
+        start, until = max(claim.proven_from_ms, lo_ms), min(claim.proven_until_ms, hi_ms)
+        mine = (number >= claim.first_id) & (number <= claim.last_id)
+        held, at = number[mine], moment[mine]
+        lost = claim.last_id >= claim.first_id and not len(held)
+        if start >= until or lost:
+            continue
+        if len(held) and at[0] >= lo_ms and held[0] > claim.first_id:
+            start = max(start, int(at[0]) + 1)
+        if len(held) and at[-1] < hi_ms and held[-1] < claim.last_id:
+            until = min(until, int(at[-1]))
+        for place in np.flatnonzero(np.diff(held) > 1):
+            found.append(_between(claim, held, at, start, min(until, int(at[place]))))
+            start = max(start, int(at[place + 1]) + 1)
+        found.append(_between(claim, held, at, start, until))
+    return [r for r in found if r.proven_until_ms > r.proven_from_ms]
+
+
+def _between(claim: IdRange, held: NDArray[np.int64], at: NDArray[np.int64], start_ms: int, until_ms: int) -> IdRange:
+    inside = held[(at >= start_ms) & (at < until_ms)]
+    if len(inside):
+        return IdRange(int(inside.min()), int(inside.max()), start_ms, until_ms)
+    before = held[at < start_ms]
+    first_id = int(before.max()) + 1 if len(before) else claim.first_id
+    return IdRange(first_id, first_id - 1, start_ms, until_ms)

@@ -138,14 +138,14 @@ def similar(
     """Find states like the one at a moment, with what came after them and was known by then."""
     with speaking_plainly(as_json):
         from resources.stores import open_stores
-        from resources.timescale.tables import FEATURE
         from trading_assets.cli.render import neighbours_table
+        from trading_assets.cli.similar import last_state
         from trading_assets.cli.similar import similar as search
 
         with open_stores(home_path(home)) as stores:
             stores.market.instrument(symbol)
-            span = stores.market.span(FEATURE, symbol)
-            answer = search(stores, symbol, moment_ms(as_of, span[1] if span else 0, "--as-of"), k)
+            moment = moment_ms(as_of, last_state(stores, symbol), "--as-of")
+            answer = search(stores, symbol, moment, k)
         if not as_json:
             neighbours_table(answer)
         emit(answer, as_json)

@@ -16,6 +16,23 @@ class NoState(TradingError):
     """There is no state to compare at that moment."""
 
 
+def last_state(stores: "Stores", symbol: str) -> int:
+    """Return the time (ms) of the last state of a symbol that can be compared.
+
+    Raises:
+        NoState: There is none.
+    """
+    from resources.timescale.tables import FEATURE
+
+    span = stores.market.span(FEATURE, symbol)
+    if span is None:
+        raise NoState(
+            f"{symbol} has no market state yet",
+            "a state needs 25 days of bars before it: materialize 26 days or more up to 'qdrant_points'",
+        )
+    return span[1]
+
+
 def similar(stores: "Stores", symbol: str, as_of_ms: int, k: int) -> dict[str, Any]:
     """Return the `k` mature states nearest to the state of `symbol` at the last quarter of an hour up to `as_of_ms`.
 
@@ -29,10 +46,7 @@ def similar(stores: "Stores", symbol: str, as_of_ms: int, k: int) -> dict[str, A
     ts_ms = as_of_ms - as_of_ms % SNAPSHOT_INTERVAL_MS
     row = stores.market.read(FEATURE, symbol, ts_ms, ts_ms + 1)
     if row.is_empty():
-        span = stores.market.span(FEATURE, symbol)
-        hint = (
-            f"states reach from {_iso(span[0])} to {_iso(span[1])}" if span else "materialize snapshot_features first"
-        )
+        hint = f"the last state is that of {_iso(last_state(stores, symbol))}"
         raise NoState(f"{symbol} has no warm state without gaps at {_iso(ts_ms)}", hint)
     vector = [float(value) for value in row.select(FEATURES).row(0)]
     found = stores.index.query(vector, symbol=symbol, as_of_ms=as_of_ms, k=k)

@@ -29,8 +29,9 @@ def trade_gaps(stores: "Stores") -> int:
     """Return how many holes there are between the ranges of ids that are held, and inside them."""
     rows = stores.market.fetch(
         """
-        SELECT (SELECT count(*) FROM (SELECT lead(first_id) OVER (PARTITION BY symbol_id ORDER BY first_id) - last_id AS step
-                                      FROM md.trade_coverage) r WHERE step > 1)
+        SELECT (SELECT count(*) FROM (
+                    SELECT lead(first_id) OVER (PARTITION BY symbol_id ORDER BY proven_from) - last_id AS step
+                    FROM md.trade_coverage) r WHERE step > 1)
              + (SELECT count(*) FROM md.trade_coverage c WHERE c.last_id - c.first_id + 1 <> (
                     SELECT count(*) FROM md.trade t WHERE t.symbol_id = c.symbol_id
                     AND t.agg_trade_id BETWEEN c.first_id AND c.last_id)) AS gaps
@@ -49,7 +50,7 @@ def missing(stores: "Stores") -> dict[str, list[dict[str, Any]]]:
 
     found: dict[str, list[dict[str, Any]]] = {}
     for symbol in stores.market.instruments():
-        proven = [(r.proven_from_ms, r.proven_until_ms) for r in stores.market.trade_coverage(symbol)]
+        proven = stores.market.proven(symbol)
         for timeframe in CANDLE_TIMEFRAMES:
             span = stores.market.span(CANDLE, symbol, timeframe)
             if span is None:
