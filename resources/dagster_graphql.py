@@ -31,6 +31,9 @@ mutation ($run: String!) { terminateRun(runId: $run) {
   ... on PythonError { message }
 } }
 """
+_STEPS = """
+query ($run: ID!) { runOrError(runId: $run) { ... on Run { executionPlan { steps { key } } stepStats { status } } } }
+"""
 _RUN = "query ($run: ID!) { runOrError(runId: $run) { __typename ... on Run { status } } }"
 
 
@@ -99,6 +102,12 @@ class DagsterUi:
     def status(self, run_id: str) -> str:
         """Return a run's status, e.g. `STARTED`."""
         return self.ask(_RUN, {"run": run_id})["runOrError"].get("status", "UNKNOWN")
+
+    def steps(self, run_id: str) -> tuple[int, int]:
+        """Return how many steps of a run have succeeded, and how many there are."""
+        run = self.ask(_STEPS, {"run": run_id})["runOrError"]
+        planned = (run.get("executionPlan") or {}).get("steps", [])
+        return sum(step["status"] == "SUCCESS" for step in run.get("stepStats", [])), len(planned)
 
     def terminate(self, run_id: str) -> None:
         """Ask a run to end, as Terminate in the UI does."""

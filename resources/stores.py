@@ -4,6 +4,7 @@ Scripts, the command line and Dagster's resources all reach the stores through `
 one connection pool and one lease on the home's servers, however many ask.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -131,26 +132,31 @@ class Stores:
         return exchange
 
 
-_open: dict[Path, tuple[Stores, ExitStack, int]] = {}
+_open: dict[tuple[int, Path], tuple[Stores, ExitStack, int]] = {}
+"""By process too: a fork inherits handles that it may neither use nor close, and so opens its own."""
+
 _registry = threading.RLock()
+os.register_at_fork(before=_registry.acquire, after_in_parent=_registry.release, after_in_child=_registry.release)
 
 
 @contextmanager
 def open_stores(home_path: Path) -> Iterator[Stores]:
     """Yield the stores of a home; the last one out of a process closes them."""
     path = home_path.resolve()
+    key = (os.getpid(), path)
     with _registry:
-        if path not in _open:
+        if key not in _open:
             stack = ExitStack()
-            _open[path] = (Stores(Home(path), load_settings(path), stack), stack, 0)
-        stores, stack, users = _open[path]
-        _open[path] = (stores, stack, users + 1)
+            _open[key] = (Stores(Home(path), load_settings(path), stack), stack, 0)
+        stores, stack, users = _open[key]
+        _open[key] = (stores, stack, users + 1)
     try:
         yield stores
     finally:
-        with _registry:
-            users = _open[path][2] - 1
-            _open[path] = (stores, stack, users)
-            if not users:
-                del _open[path]
-                stack.close()
+        if os.getpid() == key[0]:  # a fork that leaves the block must not give up its parent's lease
+            with _registry:
+                users = _open[key][2] - 1
+                _open[key] = (stores, stack, users)
+                if not users:
+                    del _open[key]
+                    stack.close()

@@ -33,10 +33,14 @@ def _verdict(finding: Finding, **metadata: Any) -> dg.AssetCheckResult:
 
 
 def instruments_known(stores: "Stores", symbols: Sequence[str]) -> Finding:
-    """Each symbol of the settings is an instrument with sane steps."""
+    """Each symbol is an instrument whose name is its base and its quote."""
     known = stores.market.instruments()
-    missing = [name for name in symbols if name not in known]
-    return f"{missing[0]}: not registered" if missing else None
+    for name in symbols:
+        if name not in known:
+            return f"{name}: not registered"
+        if known[name].base + known[name].quote != name:
+            return f"{name}: base {known[name].base} and quote {known[name].quote} do not make the name"
+    return None
 
 
 def batches_hold_ledger(stores: "Stores", symbols: Sequence[str]) -> Finding:

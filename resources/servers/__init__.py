@@ -56,7 +56,7 @@ def running(home: Home, settings: Settings, names: tuple[str, ...] = ("postgres"
         lease = stack.enter_context((home.run_dir / "users.lock").open("ab"))
         with _turn(home):
             fcntl.flock(lease, fcntl.LOCK_SH)
-            stack.callback(_leave, home, lease)
+            stack.callback(_leave, home, lease, os.getpid())
             _own(home.socket_dir)
             for name in names:
                 if name not in given:
@@ -100,8 +100,10 @@ def _turn(home: Home) -> Iterator[None]:
         yield
 
 
-def _leave(home: Home, lease: IO[bytes]) -> None:
+def _leave(home: Home, lease: IO[bytes], holder: int) -> None:
     """Give the lease up, and if nobody else holds one stop all servers, also those that only others had asked for."""
+    if os.getpid() != holder:
+        return  # a fork shares its parent's lock: unlocking it here would stop the servers under the parent
     with _turn(home):
         fcntl.flock(lease, fcntl.LOCK_UN)
         try:

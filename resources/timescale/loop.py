@@ -1,6 +1,7 @@
 """One event-loop thread a process, on which the asynchronous database clients run for synchronous callers."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from functools import cache
@@ -10,7 +11,7 @@ T = TypeVar("T")
 
 
 @cache
-def _loop() -> asyncio.AbstractEventLoop:
+def _loop(pid: int) -> asyncio.AbstractEventLoop:  # a thread does not survive a fork, so each process has its own
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="database-loop", daemon=True).start()
     return loop
@@ -18,4 +19,4 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 def wait(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the loop thread and return its result."""
-    return asyncio.run_coroutine_threadsafe(coroutine, _loop()).result()
+    return asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid())).result()

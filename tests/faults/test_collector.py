@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -140,6 +141,30 @@ def test_a_collector_that_is_killed_again_and_again_loses_nothing_it_acknowledge
         f"{KILLS} kills: last acknowledged {acknowledged}, none absent; from start to the next acknowledgement "
         f"{statistics.median(recoveries):.2f} s (median), {max(recoveries):.2f} s (longest)"
     )
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM, signal.SIGINT)])
+def test_a_collector_told_to_stop_more_than_once_still_flushes(
+    tmp_path: Path, signals: tuple[signal.Signals, ...]
+) -> None:
+    folder = tmp_path / "journal"
+    reading, writing = os.pipe()
+    with (
+        exchange(tmp_path, "--speed", "600", end_ms=LATE_MS) as port,
+        collector(folder, port, "--ack-fd", str(writing), pass_fds=[writing]) as process,
+    ):
+        os.close(writing)
+        with os.fdopen(reading) as acks:
+            acks.readline()
+            for number in signals:
+                process.send_signal(number)
+            acknowledged = acks.read().splitlines()
+        assert process.wait(30) == 0
+    with TradeJournal.read(folder) as journal:
+        for line in acknowledged:
+            symbol, last_id = line.split()
+            assert int(last_id) in journal.trades(symbol, START_MS, LATE_MS)["agg_trade_id"]
+        assert all(journal.verify(name) == [] for name in SYMBOLS)
 
 
 def test_a_second_collector_leaves_the_journal_to_the_first(tmp_path: Path) -> None:

@@ -92,6 +92,15 @@ def test_the_refresh_asks_for_today_at_any_minute(hour: int, minute: int, day: s
     assert keys == [partition_key("BTCUSDT", day), partition_key("ETHUSDT", day)]
 
 
+@pytest.mark.parametrize("key", ["2025-02-30|BTCUSDT", "2026-11-20|NOPEUSDT", "2099-01-01|BTCUSDT", "BTCUSDT"])
+def test_a_partition_that_does_not_exist_is_refused_before_anything_runs(key: str) -> None:
+    with TemporaryDirectory() as folder, dg.DagsterInstance.local_temp(folder) as instance:
+        instance.add_dynamic_partitions(symbols.name or "", ["BTCUSDT"])
+        with pytest.raises(dg.DagsterError, match="partition"):
+            defs.resolve_job_def("market_chain").execute_in_process(partition_key=key, instance=instance)
+        assert not instance.get_runs()
+
+
 def test_a_day_key_and_its_first_moment_are_each_others_inverse() -> None:
     assert day_key(day_ms("2024-02-29")) == "2024-02-29"
 

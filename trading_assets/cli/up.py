@@ -26,6 +26,7 @@ from resources.servers import process, running
 from resources.settings import Settings, load_settings
 from trading.errors import TradingError
 from trading.market.timeframe import DAY_MS
+from trading_assets.cli.progress import run_bars
 
 ANSWER_S: Final = 120
 FIRST_TRADES_S: Final = 60
@@ -124,25 +125,27 @@ class _Up:
             self._until(self._collects, FIRST_TRADES_S)
             _say(f"materializing {first} to {last} of {', '.join(self._symbols)}")
             ranges = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
-            self._finish(
-                {
-                    symbol: self._ui.launch(
-                        "market_chain", tags=dict(zip(ranges, (f"{first}|{symbol}", f"{last}|{symbol}"), strict=True))
-                    )
-                    for symbol in self._symbols
-                }
-            )
+            runs = {
+                symbol: self._ui.launch(
+                    "market_chain", tags=dict(zip(ranges, (f"{first}|{symbol}", f"{last}|{symbol}"), strict=True))
+                )
+                for symbol in self._symbols
+            }
+            with run_bars(self._symbols) as show:
+                self._finish(runs, show)
             self._finish({"hot values": self._ui.launch("upkeep", ["hot_values"])})
         except (DagsterRefused, OSError) as error:
             _say(f"not materialized: {error}")
 
-    def _finish(self, runs: dict[str, str]) -> None:
+    def _finish(self, runs: dict[str, str], show: Callable[[str, int, int], None] | None = None) -> None:
         """Wait for runs and say how each ended."""
         waiting = dict(runs)
         while waiting:
             self._pause()
             for name, run_id in list(waiting.items()):
                 status = self._ui.status(run_id)
+                if show is not None:
+                    show(name, *self._ui.steps(run_id))
                 if status in FINISHED:
                     del waiting[name]
                     failed = "" if status == "SUCCESS" else f", see {self._ui.url}/runs/{run_id}"

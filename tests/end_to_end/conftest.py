@@ -1,0 +1,18 @@
+"""One `trading up` for all tests that need one; the last of them kill it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.end_to_end.running import Running, until
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("up")
+    folder.chmod(0o755)  # PostgreSQL runs as another user where the tests run as root
+    running = Running(folder / "home")
+    until(running.said("everything is running"), 120, "the first materialization")
+    yield running
+    running.process.kill()
+    running.process.wait()

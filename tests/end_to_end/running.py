@@ -1,0 +1,63 @@
+"""One `trading up` as a user runs it, for tests to watch, ask and disturb."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from resources.dagster_graphql import DagsterUi
+
+UP = (sys.executable, "-m", "trading_assets.cli.main", "up")
+RUNS = '{ runsOrError(filter: {pipelineName: "collect_spot"}) { ... on Runs { results { runId status } } } }'
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(holds: Callable[[], object], longest_s: float, what: str) -> None:
+    deadline = time.monotonic() + longest_s
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} not within {longest_s} s"
+        time.sleep(0.2)
+
+
+class Running:
+    """One `trading up`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port = home, free_port()
+        self.ui = DagsterUi(f"http://127.0.0.1:{self.port}")
+        self.log = home.parent / f"up-{self.port}.log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*UP, "--home", str(home), "--days", "1", "--port", str(self.port)],
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        until(self.said("Dagster UI on"), 90, "the UI")
+
+    def said(self, text: str) -> Callable[[], bool]:
+        return lambda: text in self.log.read_text()
+
+    def runs(self) -> list[tuple[str, str]]:
+        return [(run["runId"], run["status"]) for run in self.ui.ask(RUNS)["runsOrError"]["results"]]
+
+    def beat(self) -> dict:
+        file = self.home / "run" / "heartbeat" / "spot.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def collects(self) -> bool:
+        runs = self.runs()
+        return bool(runs) and runs[0][1] == "STARTED" and bool(self.beat().get("symbols"))
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(60) == 0, self.log.read_text()

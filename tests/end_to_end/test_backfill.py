@@ -1,0 +1,125 @@
+"""Backfills as the UI starts them: one bad day among many, its retry, and a refresh beside a long one."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import psycopg2
+import pytest
+
+from resources.home import Home
+from resources.servers import postgres
+from tests.end_to_end.running import Running, until
+
+DAYS = 31 if os.environ.get("SOAK") else 3
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+FIRST, BAD = date(2026, 8, 1), date(2026, 8, 3)
+LAUNCH = """
+mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
+} }
+"""
+RETRY = """
+mutation ($params: ReexecutionParams!) { reexecutePartitionBackfill(reexecutionParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
+} }
+"""
+BACKFILL = """
+query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
+  status runs(limit: 100) { status tags { key value } }
+} } }
+"""
+ASSETS = "{ assetNodes { assetKey { path } isPartitioned partitionStats { numMaterialized numFailed } } }"
+POISON = """
+CREATE FUNCTION md.poison() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.open_time >= '{day}Z' AND NEW.open_time < '{day}Z'::timestamptz + interval '24 hours' AND NEW.symbol_id = (
+        SELECT symbol_id FROM md.symbol WHERE name = 'BTCUSDT') THEN RAISE EXCEPTION 'a bad day'; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER poison BEFORE INSERT OR UPDATE ON md.candle FOR EACH ROW EXECUTE FUNCTION md.poison();
+"""
+
+
+def partitions(days: int) -> list[str]:
+    return [f"{FIRST + timedelta(days=n)}|{symbol}" for symbol in SYMBOLS for n in range(days)]
+
+
+def statistics(up: Running) -> dict[str, tuple[int, int]]:
+    """Return by asset how many partitions are green and red."""
+    nodes = [node for node in up.ui.ask(ASSETS)["assetNodes"] if node["isPartitioned"]]
+    return {
+        node["assetKey"]["path"][-1]: tuple(node["partitionStats"][n] for n in ("numMaterialized", "numFailed"))
+        for node in nodes
+    }
+
+
+def launch(up: Running, keys: Sequence[str]) -> str:
+    selection = [{"path": [name]} for name in statistics(up)]
+    answer = up.ui.ask(LAUNCH, {"params": {"partitionNames": list(keys), "assetSelection": selection}})
+    return answer["launchPartitionBackfill"]["backfillId"]
+
+
+def backfill(up: Running, name: str) -> dict[str, Any]:
+    return up.ui.ask(BACKFILL, {"id": name})["partitionBackfillOrError"]
+
+
+def database(up: Running, statement: str) -> None:
+    connection = psycopg2.connect(postgres.url(Home(up.home)))
+    with connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.close()
+
+
+def test_one_partition_is_materialized(up: Running) -> None:
+    before = statistics(up)
+    names = sorted(before)
+    run = up.ui.launch("__ASSET_JOB", names, {"dagster/partition": "2026-07-31|BTCUSDT"})
+    until(lambda: up.ui.status(run) == "SUCCESS", 60, "one partition")
+    assert statistics(up) == {name: (green + 1, red) for name, (green, red) in before.items()}
+
+
+@pytest.mark.timeout(600)
+def test_one_bad_day_is_red_and_all_others_are_green_until_its_retry(up: Running) -> None:
+    before = statistics(up)
+    database(up, POISON.format(day=BAD))
+    failed = launch(up, partitions(DAYS))
+    until(lambda: backfill(up, failed)["status"] == "COMPLETED_FAILED", 500, "the backfill")
+    total = DAYS * len(SYMBOLS)
+    after = {name: (green + total - 1, 1) for name, (green, _) in before.items()}
+    assert statistics(up) == after | {"agg_trades": (before["agg_trades"][0] + total, 0)}
+
+    database(up, "DROP TRIGGER poison ON md.candle; DROP FUNCTION md.poison()")
+    params = {"parentRunId": failed, "strategy": "FROM_FAILURE"}
+    retried = up.ui.ask(RETRY, {"params": params})["reexecutePartitionBackfill"]["backfillId"]
+    until(lambda: backfill(up, retried)["status"] == "COMPLETED_SUCCESS", 120, "the retry")
+    (run,) = backfill(up, retried)["runs"]
+    assert {"key": "dagster/asset_partition_range_start", "value": f"{BAD}|BTCUSDT"} in run["tags"]
+    assert statistics(up) == {name: (green + total, 0) for name, (green, _) in before.items()}
+
+
+def test_a_refresh_starts_and_questions_are_answered_beside_a_long_backfill(up: Running) -> None:
+    long = launch(up, partitions(100))
+    until(lambda: "STARTED" in {run["status"] for run in backfill(up, long)["runs"]}, 60, "the long backfill")
+    assert up.collects()
+    today = datetime.now(UTC).strftime("%Y-%m-%d")
+    asked = time.monotonic()
+    tags = {"dagster/partition": f"{today}|BTCUSDT", "dagster/priority": "10", "refresh": "today"}
+    refresh = up.ui.launch("market_chain", tags=tags)
+    until(lambda: up.ui.status(refresh) in ("STARTED", "SUCCESS"), 30, "the refresh")
+    print(f"refresh started after {time.monotonic() - asked:.1f} s")
+    for question in (["status"], ["similar", "ETHUSDT"]):
+        command = [sys.executable, "-m", "trading_assets.cli.main", *question, "--json", "--home", str(up.home)]
+        asked = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        print(f"{question[0]} answered after {time.monotonic() - asked:.1f} s")
+        # A few days are too few for a state: then the answer says so.
+        assert done.returncode == 0 or "has no market state yet" in done.stdout, done.stdout
+    until(lambda: up.ui.status(refresh) == "SUCCESS", 60, "the refreshed day")
+    assert backfill(up, long)["status"] == "REQUESTED"
+    cancel = "mutation ($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }"
+    up.ui.ask(cancel, {"id": long})
