@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup up demo test check lock
+.PHONY: help setup up demo test soak check bench lock
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -22,6 +22,12 @@ demo: $(READY) ## the same main job without a UI; ends with a summary
 
 test: $(READY) ## run the tests
 	@$(BIN)/pytest $(ARGS)
+
+soak: $(READY) ## run the fault and backfill tests at full size (about half an hour)
+	@SOAK=1 $(BIN)/pytest -s --timeout 1800 tests/faults tests/end_to_end/test_backfill.py $(ARGS)
+
+bench: $(READY) ## measure hot paths: ours beside the naive way and beside the limit
+	@$(BIN)/trading bench $(ARGS)
 
 check: $(READY) ## formatting, lint, types, layers, lock file, Dagster definitions
 	@$(BIN)/ruff format --check .

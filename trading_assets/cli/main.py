@@ -172,6 +172,18 @@ def doctor(home: HomeOption = None, as_json: Json = False) -> None:
             raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    subject: Annotated[str, typer.Argument(help="candles, indicators or all.")] = "all",
+    as_json: Json = False,
+) -> None:
+    """Measure hot paths: ours beside the naive way and beside the limit, results equal."""
+    with speaking_plainly(as_json):
+        from trading_assets.cli.bench import bench as measure
+
+        emit(measure(subject, quiet=as_json), as_json)
+
+
 @config.command("show")
 def config_show(home: HomeOption = None, as_json: Json = False) -> None:
     """Show every setting with its value, where it comes from and what it means."""

@@ -1,0 +1,85 @@
+"""A comparison runs several ways to do one thing in turns, so that a noisy neighbour hits all of them alike."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trading.errors import TradingError
+
+ROUNDS: Final = 7
+OURS: Final = "ours"
+
+
+class UnequalResults(TradingError):
+    """Two ways to do one thing gave two results; their times say nothing."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Median seconds of each way to do one thing.
+
+    Attributes:
+        name: What is done.
+        items: How many things one call handles.
+        unit: What an item is.
+        seconds: Median of one call, by way; `ours` is one of them.
+    """
+
+    name: str
+    items: int
+    unit: str
+    seconds: Mapping[str, float]
+
+    def rate(self, way: str) -> float:
+        """Return items a second."""
+        return self.items / self.seconds[way]
+
+    def against(self, way: str) -> float:
+        """Return how many times as fast ours is."""
+        return self.seconds[way] / self.seconds[OURS]
+
+    def describe(self) -> dict[str, Any]:
+        """Return rates and ratios for a machine."""
+        return {
+            "unit": self.unit,
+            "rates": {way: round(self.rate(way)) for way in self.seconds},
+            "ours_vs": {way: round(self.against(way), 2) for way in self.seconds if way != OURS},
+        }
+
+
+def compare(
+    name: str,
+    items: int,
+    unit: str,
+    ways: Mapping[str, Callable[[], Any]],
+    equal: Callable[[Any, Any], bool],
+    rounds: int = ROUNDS,
+) -> Comparison:
+    """Check that all ways give one result, then time them in turns.
+
+    Args:
+        name: What is done.
+        items: How many things one call handles.
+        unit: What an item is.
+        ways: Calls without arguments; `ours` is one of them. Each runs once before it is timed.
+        equal: Whether our result (first) and another one are the same.
+        rounds: How often each is timed.
+
+    Raises:
+        UnequalResults: A way differs from ours.
+    """
+    ours = ways[OURS]()
+    for way, call in ways.items():
+        if not equal(ours, call()):
+            raise UnequalResults(f"{name}: {way} and ours give different results")
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, call in ways.items():
+            gc.collect()
+            start = time.perf_counter()
+            call()
+            times[way].append(time.perf_counter() - start)
+    return Comparison(name, items, unit, {way: statistics.median(taken) for way, taken in times.items()})

@@ -1,0 +1,43 @@
+"""Benchmarks of the checkout, by subject."""
+
+from importlib import import_module
+from typing import Any
+
+from trading.errors import TradingError
+
+SUBJECTS = ("candles", "indicators")
+
+
+class UnknownBenchmark(TradingError):
+    """There is no benchmark of that name."""
+
+
+def bench(subject: str, quiet: bool) -> dict[str, Any]:
+    """Run the comparisons of one subject, or of all, and return rates and ratios by name.
+
+    Raises:
+        UnknownBenchmark: Neither a subject nor `all`.
+    """
+    if subject not in (*SUBJECTS, "all"):
+        raise UnknownBenchmark(f"there is no benchmark {subject!r}", f"one of {', '.join(SUBJECTS)}, or all")
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    answer: dict[str, Any] = {}
+    for name in SUBJECTS if subject == "all" else (subject,):
+        with console.status(f"measuring {name}"):
+            for comparison in import_module(f"benchmarks.{name}").comparisons():
+                answer[comparison.name] = comparison.describe()
+                if not quiet:
+                    _print(comparison)
+    return answer
+
+
+def _print(comparison: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("way", f"{comparison.unit}/s", "ours is … × as fast", title=comparison.name)
+    for way in comparison.seconds:
+        table.add_row(way, f"{comparison.rate(way):,.0f}", f"{comparison.against(way):.2f}")
+    Console().print(table)
