@@ -27,7 +27,6 @@ from resources.binance import BinanceRest, ExchangeRefused
 from resources.rocksdb import PATIENCE_S, TradeJournal, control_socket
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
-from trading.market.timeframe import SECOND_MS
 from trading.market.trade import AggTrade
 from trading.stream.backoff import Backoff
 from trading.stream.contiguity import Arrival, Ledger
@@ -72,8 +71,6 @@ class Collector:
         self._ledgers = {name: Ledger(journal.ledger(name)) for name in instruments}
         self._pending: dict[str, list[AggTrade]] = {name: [] for name in instruments}
         self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
-        self._lost: dict[str, set[int]] = {name: set() for name in instruments}
-        self._restored: set[tuple[str, int]] = set()
         self._absent: set[tuple[str, int, int]] = set()
         self._newest_ms = 0
         self._last_frame = time.monotonic()
@@ -113,7 +110,7 @@ class Collector:
         """Store what is pending and acknowledge it."""
         arrived = {name: trades for name, trades in self._pending.items() if trades}
         ledgers = {name: self._ledgers[name].ranges for name in self._instruments}
-        self._journal.append(arrived, ledgers)
+        self.statistics["new_batches"] += self._journal.append(arrived, ledgers)
         for name, trades in arrived.items():
             self._pending[name] = []
             self.statistics["trades"] += len(trades)
@@ -127,7 +124,6 @@ class Collector:
             for name, ledger in self._ledgers.items()
         }
         quiet = round(time.monotonic() - self._last_frame, 1)
-        self.statistics["restored_batches"] = len(self._restored)
         return {
             **self.statistics,
             "bad_frames": dict(self.bad_frames),
@@ -247,8 +243,6 @@ class Collector:
                 ledger.take(trade)
                 self._pending[symbol].append(trade)
                 self._newest_ms = max(self._newest_ms, trade.time_ms)
-                if trade.agg_trade_id in self._lost[symbol]:
-                    self._restored.add((symbol, trade.time_ms // SECOND_MS))
         if sum(map(len, self._pending.values())) >= FLUSH_TRADES:
             self.flush()
 
@@ -307,7 +301,6 @@ class Collector:
         for symbol, ledger in self._ledgers.items():
             for first, last in self._journal.verify(symbol):
                 ledger.forget(first, last)
-                self._lost[symbol] |= set(range(first, last + 1))
 
     # -- control -----------------------------------------------------------------------------------------------------
 

@@ -134,11 +134,11 @@ class TradeJournal:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def append(self, trades: Mapping[str, Iterable[AggTrade]], ledgers: Mapping[str, Iterable[IdRange]]) -> int:
-        """Store trades with their ledgers, all or nothing, synced when this returns; return how many seconds changed.
+        """Store trades with their ledgers, all or nothing, synced when this returns; return how many batches are new.
 
         A second that has a batch already keeps its trades; the first trade of an id stays.
         """
-        batch, changed = WriteBatch(raw_mode=True), 0
+        batch, created = WriteBatch(raw_mode=True), 0
         for symbol, arrived in trades.items():
             seconds: dict[int, dict[int, AggTrade]] = {}
             for trade in arrived:
@@ -146,14 +146,15 @@ class TradeJournal:
             for second, by_id in seconds.items():
                 key = _batch_key(symbol, second)
                 there = self._db.get(key)
-                if there is not None:
+                if there is None:
+                    created += 1
+                else:
                     by_id |= {trade.agg_trade_id: trade for trade in _unframed(key, there, _BATCHES)}
                 batch.put(key, _framed([by_id[number] for number in sorted(by_id)]))
-                changed += 1
         for symbol, ranges in ledgers.items():
             batch.put(_ledger_key(symbol), _framed(list(ranges)))
         self._db.write(batch, self._write_options)
-        return changed
+        return created
 
     def quarantine(self, number: int, reason: str, frame: bytes) -> None:
         """Keep a bad frame as it came."""

@@ -1,7 +1,7 @@
 """A recorded market: a folder of trades and klines, played back with its own clock.
 
 It serves what was recorded and nothing else: a bar that is missing stays missing, and only recorded intervals are
-known. Where only trades were recorded, klines are their sums.
+known. Where only trades were recorded, klines are their sums; a bar that a missing id may belong to is not served.
 """
 
 import gzip
@@ -61,6 +61,7 @@ class Recording:
         self._folder = folder
         self._trades: dict[str, pl.DataFrame] = {}
         self._klines: dict[tuple[str, Timeframe], pl.DataFrame] = {}
+        self._holes: dict[str, list[tuple[int, int]]] = {}
         self._instruments: dict[str, Instrument] = {}
         self._read()
         self.symbols = tuple(sorted(self._instruments))
@@ -107,6 +108,8 @@ class Recording:
             bars = self._klines[symbol, timeframe]
         else:
             bars = longer(minute_sums(self.trades(symbol, timeframe.floor(lo_ms), timeframe.ceil(hi_ms))), timeframe)
+            for before_ms, after_ms in self._holes.get(symbol, ()):
+                bars = bars.filter((pl.col("open_time") + timeframe.ms <= before_ms) | (pl.col("open_time") > after_ms))
         return bars.filter((pl.col("open_time") >= lo_ms) & (pl.col("open_time") < hi_ms))
 
     def _files(self) -> list[Path]:
@@ -139,6 +142,7 @@ class Recording:
         self._instruments[symbol] = instrument
         if frame is not None:
             self._trades[symbol] = _numbered(symbol, frame, instrument)
+            self._holes[symbol] = _holes(self._trades[symbol])
         for timeframe, bar in bars.items():
             self._klines[symbol, timeframe] = _in_units(bar, instrument)
 
@@ -157,7 +161,10 @@ def _guarded(file: Path, read: Callable[[Path], pl.DataFrame]) -> pl.DataFrame:
 
 
 def _bytes(file: Path) -> bytes:
-    return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    if not content.strip():
+        raise BadRecording(f"{file} holds no rows", "replace or remove the file")
+    return content
 
 
 def _stem(file: Path) -> str:
@@ -278,6 +285,12 @@ def _numbered(symbol: str, frame: pl.DataFrame, instrument: Instrument) -> pl.Da
             f"trade {twice['agg_trade_id'][0]} of {symbol} is there twice and differs", "remove one file"
         )
     return trades.cast(TRADE_SCHEMA)  # pyright: ignore[reportArgumentType]
+
+
+def _holes(trades: pl.DataFrame) -> list[tuple[int, int]]:
+    """Return the times of the trades before and after each hole in the ids."""
+    after = trades.select("time_ms", before_ms=pl.col("time_ms").shift(), step=pl.col("agg_trade_id").diff())
+    return after.filter(pl.col("step") > 1).select("before_ms", "time_ms").rows()
 
 
 def _in_units(bars: pl.DataFrame, instrument: Instrument) -> pl.DataFrame:

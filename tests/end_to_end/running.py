@@ -58,6 +58,12 @@ class Running:
         runs = self.runs()
         return bool(runs) and runs[0][1] == "STARTED" and bool(self.beat().get("symbols"))
 
+    def command(self, *words: str) -> dict:
+        """Run one command of `trading` on this home and return its answer, an error included."""
+        command = [sys.executable, "-m", "trading_assets.cli.main", *words, "--json", "--home", str(self.home)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return json.loads(done.stdout.splitlines()[-1])
+
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(60) == 0, self.log.read_text()

@@ -1,8 +1,6 @@
 """Backfills as the UI starts them: one bad day among many, its retry, and a refresh beside a long one."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -113,12 +111,11 @@ def test_a_refresh_starts_and_questions_are_answered_beside_a_long_backfill(up: 
     until(lambda: up.ui.status(refresh) in ("STARTED", "SUCCESS"), 30, "the refresh")
     print(f"refresh started after {time.monotonic() - asked:.1f} s")
     for question in (["status"], ["similar", "ETHUSDT"]):
-        command = [sys.executable, "-m", "trading_assets.cli.main", *question, "--json", "--home", str(up.home)]
         asked = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        answer = up.command(*question)
         print(f"{question[0]} answered after {time.monotonic() - asked:.1f} s")
         # A few days are too few for a state: then the answer says so.
-        assert done.returncode == 0 or "has no market state yet" in done.stdout, done.stdout
+        assert "has no market state yet" in answer.get("error", "has no market state yet"), answer
     until(lambda: up.ui.status(refresh) == "SUCCESS", 60, "the refreshed day")
     assert backfill(up, long)["status"] == "REQUESTED"
     cancel = "mutation ($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }"

@@ -43,8 +43,11 @@ def test_a_killed_collector_comes_back(up: Running) -> None:
     until(up.collects, 60, "trades")
     killed, pid = up.runs()[0][0], up.beat()["pid"]
     os.kill(pid, signal.SIGKILL)
+    start = time.monotonic()
     until(lambda: up.ui.status(killed) == "FAILURE", 10, "the failure")
     until(lambda: up.collects() and up.beat()["pid"] != pid, 60, "trades again")
+    print(f"collecting again {time.monotonic() - start:.1f} s after kill -9")
+    assert up.command("status")["trade_gaps"] == 0
 
 
 def test_terminate_in_the_ui_stops_for_good_and_a_launch_resumes(up: Running) -> None:

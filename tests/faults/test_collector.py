@@ -109,7 +109,7 @@ def test_a_deleted_batch_is_fetched_again(tmp_path: Path) -> None:
             seconds = journal.seconds("BTCUSDT")
             for second_ms in (seconds[0], seconds[100], seconds[-1]):
                 journal.delete_batch("BTCUSDT", second_ms)
-        assert collected(folder, port)["restored_batches"] == 3
+        assert collected(folder, port)["new_batches"] == 3
     assert_exactly_the_market(folder)
 
 

@@ -188,8 +188,8 @@ def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, An
             workers = [Worker(environment, home.logs_dir / f"worker-{n}.log") for n in range(min(2, len(plan.symbols)))]
             try:
                 show({"stage": "collecting trades off the websocket"})
-                restored = _collect(stores, plan, environment, rest_url)
-                progress = Progress(Counter({"rocksdb": restored}))
+                new_batches = _collect(stores, plan, environment, rest_url)
+                progress = Progress(Counter({"rocksdb": new_batches}))
                 materialize(workers, plan, progress, show)
             finally:
                 for worker in workers:
@@ -257,7 +257,7 @@ def _environment(stores: "Stores") -> dict[str, str]:
 
 
 def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url: str) -> int:
-    """Run the collector to the end of the exchange's clock; return how many lost batches it restored."""
+    """Run the collector to the end of the exchange's clock; return how many batches are new."""
     command = [sys.executable, "-m", "resources.collector", "--journal", str(stores.home.rocksdb_dir)]
     command += ["--rest", rest_url, "--ws", rest_url.replace("http", "ws", 1), "--symbols", ",".join(plan.symbols)]
     command += ["--since-ms", str(plan.live_ms), "--until-ms", str(plan.end_ms), "--venue", stores.venue]
@@ -267,7 +267,7 @@ def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url
     if done.returncode:
         raise StepFailed(f"the collector ended with status {done.returncode}", f"see {log}")
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    return int(json.loads(lines[-1]).get("restored_batches", 0)) if lines else 0
+    return int(json.loads(lines[-1])["new_batches"]) if lines else 0
 
 
 def _summary(stores: "Stores", plan: Plan, progress: Progress) -> dict[str, Any]:
