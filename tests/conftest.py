@@ -3,11 +3,16 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from resources.home import Home
 from resources.servers import running
 from resources.settings import load_settings
 from resources.timescale.store import MarketStore
+
+# No test measures time; the first call of a compiled function takes a second.
+settings.register_profile("timeless", deadline=None)
+settings.load_profile("timeless")
 
 
 @pytest.fixture(scope="session")

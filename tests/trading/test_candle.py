@@ -34,7 +34,7 @@ def trades(draw: st.DrawFn) -> list[AggTrade]:
 
 
 @given(trades(), st.sampled_from(ROLLED_UP))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_rolled_up_bar_equals_the_bar_made_from_the_trades(made: list[AggTrade], timeframe: Timeframe) -> None:
     frame = trades_frame(made)
     minutes = candles_from_trades(frame, BTC, Timeframe.M1, ALL_TIME)
@@ -45,7 +45,7 @@ def test_a_rolled_up_bar_equals_the_bar_made_from_the_trades(made: list[AggTrade
 
 
 @given(trades())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_candle_is_what_a_plain_loop_over_its_trades_says(made: list[AggTrade]) -> None:
     for bar in candles_from_trades(trades_frame(made), BTC, Timeframe.M1, ALL_TIME).iter_rows(named=True):
         inside = [t for t in made if bar["open_time"] <= t.time_ms < bar["open_time"] + MINUTE_MS]

@@ -50,7 +50,7 @@ def test_every_value_agrees_with_talib_and_is_null_where_it_is(bars: int) -> Non
 
 
 @given(st.integers(1, 400), st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_one_more_candle_equals_the_whole_window_bit_for_bit(bars: int, seed: int) -> None:
     candles = walk(bars, seed)
     state, row = np.zeros(STATE), np.empty(len(VALUES))
@@ -108,7 +108,7 @@ def test_no_candles_have_no_indicators() -> None:
 
 
 @given(st.integers(1, 480 * 4 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_later_candle_changes_an_indicator(known: int) -> None:
     candles = walk(480 * 4)
     first = int(candles["open_time"][0])

@@ -107,7 +107,7 @@ minutes = st.integers(LO // MINUTE_MS, HI // MINUTE_MS - 1)
 
 
 @given(minutes, st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_no_candle_that_closes_later_changes_a_state_or_its_features(minute: int, seed: int) -> None:
     assert_nothing_later_matters(minute * MINUTE_MS, seed)
 
@@ -349,7 +349,7 @@ def test_a_missing_bar_leaves_what_rests_on_it_unknown() -> None:
 
 
 @given(st.integers(0, DAYS * 480 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_an_outcome_changes_only_with_a_candle_of_the_day_after_its_state(bar: int) -> None:
     candles = market()
     states = pl.DataFrame({"ts_ms": np.arange(START + DAY_MS, HI - DAY_MS, 7 * HOUR_MS)}).with_columns(price=60_000.0)

@@ -13,11 +13,14 @@ import polars as pl
 
 from trading.errors import TradingError
 
+LARGEST: Final = 2**60
+"""Ids, ticks and lots stay below it, so that the difference of any two fits into 64 bits with room for a flag."""
+
 _DECIMAL: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
 
 
 class InexactNumber(TradingError):
-    """A price or quantity is no finite multiple of the instrument's step."""
+    """A price or quantity is no multiple of the instrument's step, or beyond any market."""
 
 
 class Instrument(msgspec.Struct, frozen=True):
@@ -85,7 +88,10 @@ def _scaled(text: str, decimals: int, name: str) -> int:
     whole, _, fraction = text.partition(".")
     if fraction[decimals:].strip("0"):
         raise InexactNumber(f"{name}: {text!r} is not a multiple of 10^-{decimals}")
-    return int(whole + fraction[:decimals].ljust(decimals, "0"))
+    units = int(whole + fraction[:decimals].ljust(decimals, "0"))
+    if units >= LARGEST:
+        raise InexactNumber(f"{name}: {text!r} is beyond {LARGEST} steps of 10^-{decimals}")
+    return units
 
 
 def _text(units: int, decimals: int) -> str:

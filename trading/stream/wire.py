@@ -6,13 +6,12 @@ from typing import Any, Final
 import msgspec
 
 from trading.errors import TradingError
-from trading.market.instrument import InexactNumber, Instrument
+from trading.market.instrument import LARGEST, InexactNumber, Instrument
 from trading.market.timeframe import MINUTE_MS
 from trading.market.trade import AggTrade
 
 MAX_AHEAD_MS: Final = 5 * MINUTE_MS
 MILLISECONDS: Final = range(10**12, 10**13)
-LARGEST_ID: Final = 2**63 - 1
 
 
 class BadFrame(TradingError):
@@ -73,7 +72,7 @@ def decode(frame: str | bytes, instruments: Mapping[str, Instrument], newest_ms:
 
 
 def _trade(event: _Event, instrument: Instrument, newest_ms: int) -> AggTrade:
-    if not 0 <= event.a <= LARGEST_ID or not 0 <= event.f <= event.l or event.m is None:
+    if not 0 <= event.a < LARGEST or not 0 <= event.f <= event.l < LARGEST or event.m is None:
         raise BadFrame("bad_ids", f"a={event.a} f={event.f} l={event.l}")
     if event.T not in MILLISECONDS:
         raise BadFrame("bad_time", f"T={event.T} is not in milliseconds")
