@@ -57,7 +57,7 @@ def decode(frame: str | bytes, instruments: Mapping[str, Instrument], newest_ms:
     """
     try:
         envelope = _FRAMES.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise BadFrame("not_json", str(error)[:120]) from None
     if envelope.data is None:
         if envelope.result is msgspec.UNSET and envelope.error is msgspec.UNSET:
