@@ -150,7 +150,7 @@ class BookSync:
             self.counts["late"] += 1
 
     def _lose(self, reason: Reason, event: DepthDiff | None = None) -> NeedsSnapshot:
-        self.counts[reason] += 1
+        self.counts[reason.value] += 1
         # A book that no diff was ever applied to was never more than its snapshot, and that one has failed.
         self._refused += self._needs is None and not self._linked
         self._needs = NeedsSnapshot(reason, self._refused)
