@@ -136,6 +136,7 @@ def test_a_crossed_book_is_dropped_and_fetched_again_row_34() -> None:
     assert book.diff(diff(11, 11, bids=[(101, 1)])) == NeedsSnapshot(Reason.CROSSED, 1)
     assert (book.top(1), book.counts["crossed"]) == (None, 1)
     assert book.snapshot(depth(10, [(102, 1)])) == NeedsSnapshot(Reason.CROSSED, 2)
+    assert BookSync().snapshot(depth(10, [(101, 1)])) == NeedsSnapshot(Reason.CROSSED, 1)
     assert book.snapshot(depth(12)) is None
     assert book.diff(diff(13, 13)) is None
     assert book.diff(diff(14, 14, asks=[(100, 1)])) == NeedsSnapshot(Reason.CROSSED, 0)

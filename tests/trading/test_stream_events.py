@@ -137,9 +137,10 @@ decimals = st.integers(0, 10)
 numbers = st.builds("{}.{}".format, st.integers(0, 10**7), st.text("0123456789", min_size=1, max_size=10))
 
 
-@given(st.lists(st.one_of(numbers, st.integers(0, 10**8).map(str)), min_size=1, max_size=8), decimals)
+@given(st.lists(st.one_of(numbers, st.integers(0, 10**7).map(str)), min_size=1, max_size=8), decimals)
 @example(["1.0", "1.00000001"], 8)
 @example(["1", "2"], 0)
+@example(["123456789012.00000000", "1.50000000"], 2)
 def test_columns_and_single_numbers_are_read_alike(texts: list[str], places: int) -> None:
     instrument = Instrument("sim", "X", "X", "Y", places, places)
     try:

@@ -27,7 +27,7 @@ def read_levels(texts: Sequence[tuple[str, str]], instrument: Instrument) -> NDA
     becomes the nearest number of lots, half of one upwards and never 0, which would say that the level is gone.
 
     Raises:
-        InexactNumber: A number is not plain or does not fit 64 bits, or a price is 0 or between two ticks.
+        InexactNumber: A number is not plain or has more than 18 digits, or a price is 0 or between two ticks.
     """
     levels = np.empty((len(texts), 2), np.int64)
     if texts:
@@ -50,7 +50,7 @@ def _scaled(texts: Sequence[str], decimals: int) -> tuple[NDArray[np.int64], NDA
     if joined.count(",") != len(texts) - 1 or not pattern.fullmatch(joined):
         joined, written = _aligned(texts)
         if not _column(written, SAFE_DIGITS - max(written, decimals)).fullmatch(joined):
-            raise InexactNumber(f"a number beside {texts[0][:40]!r} does not fit 64 bits")
+            raise InexactNumber(f"a number beside {texts[0][:40]!r} has more than {SAFE_DIGITS} digits")
     step = 10 ** max(written - decimals, 0)
     units, rest = np.divmod(np.fromstring(joined.replace(".", ""), np.int64, sep=","), step)
     return units * 10 ** max(decimals - written, 0), rest, step
