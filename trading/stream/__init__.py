@@ -1,1 +1,1 @@
-"""Contiguity, batching and back-off of trade streams, without a socket."""
+"""Streams of an exchange without a socket: frames, contiguity of trades, order books, and back-off."""
