@@ -11,7 +11,8 @@ from typing import Any, Final
 from resources.binance import BinanceRest
 from resources.collector import Collector
 from resources.home import Home
-from resources.rocksdb import PATIENCE_S, TradeJournal
+from resources.journal import TradeJournal
+from resources.rocksdb import PATIENCE_S
 from resources.settings import load_settings
 from trading.errors import TradingError
 
@@ -74,7 +75,8 @@ class Collection:
         venue = "sim" if self._home.kind == "simulated" else "binance"
         rest = BinanceRest(self._settings.exchange_rest_url)
         try:
-            with TradeJournal.write(self._home.rocksdb_dir, PATIENCE_S) as journal:
+            durability = self._settings.journal_durability
+            with TradeJournal.write(self._home.rocksdb_dir, PATIENCE_S, durability) as journal:
                 instruments = await rest.instruments(self._settings.symbols, venue)
                 self._collector = Collector(journal, rest, self._settings.exchange_ws_url, instruments)
                 await self._collector.run()

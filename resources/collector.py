@@ -24,7 +24,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from resources.binance import BinanceRest, ExchangeRefused
-from resources.rocksdb import PATIENCE_S, TradeJournal, control_socket
+from resources.journal import TradeJournal
+from resources.rocksdb import PATIENCE_S, control_socket
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.trade import AggTrade
@@ -175,6 +176,7 @@ class Collector:
             try:
                 frame = await asyncio.wait_for(frames.get(), IDLE_S)
             except TimeoutError:
+                self._journal.sync(when_due=True)
                 continue
             while frame is not None:
                 self.statistics["queue_bytes"] -= len(frame)
@@ -338,7 +340,7 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
     """Run one collector as the command line says and return its status."""
     rest = BinanceRest(options.rest)
     try:
-        with TradeJournal.write(options.journal, PATIENCE_S) as journal:
+        with TradeJournal.write(options.journal, PATIENCE_S, options.durability) as journal:
             instruments = await rest.instruments(options.symbols.split(","), options.venue)
             ack = _ack_to(options.ack_fd) if options.ack_fd is not None else None
             collector = Collector(journal, rest, options.ws, instruments, options.since_ms, ack)
@@ -365,6 +367,7 @@ def main() -> int:
     parser.add_argument("--ws", required=True)
     parser.add_argument("--symbols", required=True)
     parser.add_argument("--venue", default="binance")
+    parser.add_argument("--durability", choices=["second", "fsync"], default="second")
     parser.add_argument("--since-ms", type=int)
     parser.add_argument("--until-ms", type=int)
     parser.add_argument("--ack-fd", type=int)

@@ -1,6 +1,6 @@
 """What the database's trades prove, by the journal's ledger."""
 
-from resources.rocksdb import TradeJournal
+from resources.journal import TradeJournal
 from resources.timescale.store import MarketStore
 from resources.timescale.tables import TRADE
 from trading.market.timeframe import DAY_MS

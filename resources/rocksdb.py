@@ -1,60 +1,80 @@
-"""The trade journal in RocksDB: what came off the wire, one value a symbol and second, with the ledger of ids.
+"""A RocksDB directory with one writer: locked, fenced, checkpointed, its failures typed.
 
-A batch and the ledger that claims its ids are written in one WriteBatch and synced, so what the ledger claims is there
-after any crash. One process writes; it alone makes checkpoints, and readers open the newest checkpoint. A reader never
-opens the live directory: even a read-only open would rewrite a file in it. rocksdict runs in raw mode only, since its
-default mode unpickles what it reads; values are MessagePack in a frame of version and CRC.
+One process writes `live/`; it alone makes `checkpoints/`, and readers open the newest of these. A reader never opens
+`live/`: even a read-only open would rewrite a file in it. rocksdict runs in raw mode only, since its default mode
+unpickles what it reads. What keys and values mean is not known here (`resources.journal`).
 """
 
-import fcntl
 import hashlib
-import os
 import shutil
 import socket
 import tempfile
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, Literal, TypeVar
 
-import msgspec
-import polars as pl
-from rocksdict import AccessType, Checkpoint, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Checkpoint,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
 
+from resources.writer_lock import JournalHeld, WriterLock
 from trading.errors import TradingError
-from trading.market.timeframe import SECOND_MS
-from trading.market.trade import AggTrade, trades_frame
-from trading.stream.contiguity import IdRange, missing_ids
 
-VERSION: Final = 1
 CHECKPOINTS_KEPT: Final = 2
 CONTROL_TIMEOUT_S: Final = 10
 LONGEST_SOCKET_PATH: Final = 100
 PATIENCE_S: Final = 5.0
 """How long a collector waits for a reader that is making a checkpoint in its place, and a reader for a starting one."""
 
-LOCK_LOOK_S: Final = 0.05
+SYNC_S: Final = 1.0
+RESERVED_SHARE: Final = 0.05
+RESERVED_BYTES: Final = 256 * 2**20
+"""What is left free, the larger of the two: on a full disk RocksDB cannot even be opened again."""
+
+RESERVE_LOOK_S: Final = 1.0
+WRITE_BUFFER_BYTES: Final = 32 * 2**20
+
+Durability = Literal["second", "fsync"]
+Families = Mapping[str, Options]
+Answer = TypeVar("Answer")
 
 
-class JournalHeld(TradingError):
-    """Another collector writes this journal."""
+class JournalFull(TradingError):
+    """The disk is filled up to the reserve; nothing was written."""
+
+
+class JournalFailed(TradingError):
+    """RocksDB could not do what it was asked to; nothing of it counts as stored."""
 
 
 class JournalDamaged(TradingError):
-    """A value of the journal is not what was written."""
+    """What the journal holds is not what was written."""
 
 
-class _Frame(msgspec.Struct, array_like=True):
-    version: int
-    crc: int
-    payload: bytes
+class JournalFormat(TradingError):
+    """The directory holds no journal of this format."""
 
 
-_FRAMES: Final = msgspec.msgpack.Decoder(_Frame)
-_BATCHES: Final = msgspec.msgpack.Decoder(list[AggTrade])
-_LEDGERS: Final = msgspec.msgpack.Decoder(list[IdRange])
+def family(zstd_level: int, block_bytes: int) -> Options:
+    """Return the options of a column family."""
+    options = _options()
+    options.set_compression_type(DBCompressionType.zstd())
+    options.set_compression_options(-14, zstd_level, 0, 0)
+    blocks = BlockBasedOptions()
+    blocks.set_block_size(block_bytes)
+    options.set_block_based_table_factory(blocks)
+    return options
 
 
 def control_socket(directory: Path) -> Path:
@@ -66,64 +86,158 @@ def control_socket(directory: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"trading-journal-{name}.sock"
 
 
-class TradeJournal:
-    """An open journal; see `write` and `read`."""
+class Changes:
+    """Changes of any column families that are made together or not at all; see `Database.commit`."""
 
-    def __init__(self, directory: Path, db: Rdict) -> None:
+    def __init__(self, handles: Mapping[str, object]) -> None:
+        self.batch = WriteBatch(raw_mode=True)
+        self._handles = handles
+
+    def put(self, family: str, key: bytes, value: bytes) -> None:
+        """Set a value."""
+        self.batch.put(key, value, self._handles[family])
+
+    def delete(self, family: str, key: bytes) -> None:
+        """Delete a key."""
+        self.batch.delete(key, self._handles[family])
+
+    def delete_range(self, family: str, first: bytes, end: bytes) -> None:
+        """Delete the keys in `[first, end)`, however many, by one entry."""
+        self.batch.delete_range(first, end, self._handles[family])
+
+
+class Database:
+    """An open directory; see `write` and `read`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        folder: Path,
+        families: Families,
+        access: AccessType,
+        lock: WriterLock | None = None,
+        durability: Durability = "second",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.directory = directory
-        self._db = db
-        self._write_options = WriteOptions()
-        self._write_options.sync = True
+        self._lock, self._durability, self._clock = lock, durability, clock
+        self._failure: JournalFailed | None = None
+        self._room_seen = self._synced = -float("inf")
+        self._room = True
+        self._plain, self._synchronous = WriteOptions(), WriteOptions()
+        self._synchronous.sync = True
+        self._db = self._asked("opened", lambda: Rdict(str(folder), _options(), dict(families), access))
+        self._families = {name: self._db.get_column_family(name) for name in families}
+        self._handles = {name: self._db.get_column_family_handle(name) for name in families}
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
     @classmethod
     @contextmanager
-    def write(cls, directory: Path, patience_s: float = 0.0) -> Iterator["TradeJournal"]:
-        """Open for writing.
+    def write(
+        cls,
+        directory: Path,
+        name: str,
+        families: Families,
+        patience_s: float = 0.0,
+        durability: Durability = "second",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Iterator["Database"]:
+        """Open for writing; the folder is made where it is absent.
 
         Args:
-            directory: The journal's folder; made where it is absent.
-            patience_s: How long to wait for another process; a reader holds a dead collector's journal for moments.
+            directory: Holds `live/`, `checkpoints/` and the writer's lock.
+            name: Of the format of what is kept there; a directory of another format is refused.
+            families: Options by name of column family.
+            patience_s: How long to wait for another process; a reader holds a dead writer's directory for moments.
+            durability: Every write is in the operating system's hands when it returns and so survives the death of
+                the process. `second`: a write syncs when the last sync is a second old, so the loss of power takes
+                what was written since then. `fsync`: each write syncs, and the loss of power takes nothing.
+            clock: Monotonic seconds.
 
         Raises:
             JournalHeld: Another process has it open.
+            JournalFormat: It holds something else.
+            JournalFailed: RocksDB cannot open it.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        with (directory / "writer.lock").open("a+", encoding="utf-8") as lock:
-            if not _locked(lock, patience_s):
-                lock.seek(0)
-                raise JournalHeld(
-                    f"the journal {directory} is held by process {lock.read().strip() or 'unknown'}",
-                    "one collector writes a journal; stop the other one first",
-                )
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            db = Rdict(str(directory / "live"), _options())
+        with WriterLock.held(directory / "writer.lock", patience_s) as lock:
+            _require_format(directory, name)
+            opened = cls(directory, directory / "live", families, AccessType.read_write(), lock, durability, clock)
             try:
-                yield cls(directory, db)
+                yield opened
             finally:
-                db.close()
+                try:
+                    opened.sync()
+                finally:
+                    opened.close()
 
     @classmethod
     @contextmanager
-    def read(cls, directory: Path) -> Iterator["TradeJournal"]:
-        """Open the newest checkpoint; a living collector is asked for a new one, a dead one's journal is checkpointed."""
-        checkpoint = _newest_checkpoint(directory)
-        db = Rdict(str(checkpoint), _options(), access_type=AccessType.read_only())
+    def read(cls, directory: Path, name: str, families: Families) -> Iterator["Database"]:
+        """Open the newest checkpoint; a living writer is asked for a new one, a dead one's directory is checkpointed."""
+        checkpoint = _newest_checkpoint(directory, name, families)
+        opened = cls(directory, checkpoint, families, AccessType.read_only())
         try:
-            yield cls(directory, db)
+            yield opened
         finally:
-            db.close()
+            opened.close()
+
+    def close(self) -> None:
+        """Let go of the files; RocksDB keeps them for as long as any handle lives."""
+        self._handles.clear()
+        for opened in (*self._families.values(), self._db):
+            opened.close()
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def changes(self) -> Changes:
+        """Return an empty set of changes."""
+        return Changes(self._handles)
+
+    def require_room(self) -> None:
+        """Raise `JournalFull` when the disk is filled up to the reserve; looks once a second."""
+        now = self._clock()
+        if now - self._room_seen >= RESERVE_LOOK_S:
+            disk = shutil.disk_usage(self.directory)
+            self._room = disk.free >= max(RESERVED_SHARE * disk.total, RESERVED_BYTES)
+            self._room_seen = now
+        if not self._room:
+            raise JournalFull(
+                f"the disk of the journal {self.directory} is full up to the reserve",
+                f"free {RESERVED_BYTES // 2**20} MiB and {RESERVED_SHARE:.0%} of it, or keep fewer days",
+            )
+
+    def commit(self, changes: Changes) -> None:
+        """Make changes, all or nothing; see `write` for what they survive.
+
+        Raises:
+            JournalFenced: Another writer took over.
+            JournalFailed: RocksDB refused, now or before; what it says is not stored, and neither is anything later.
+        """
+        self._require_writer()
+        now = self._clock()
+        sync = self._durability == "fsync" or now - self._synced >= SYNC_S
+        options = self._synchronous if sync else self._plain
+        self._asked("written", lambda: self._db.write(changes.batch, options))
+        if sync:
+            self._synced = now
+
+    def sync(self, when_due: bool = False) -> None:
+        """Sync what was written; `when_due`: only when the last sync is a second old."""
+        if self._failure is None and not (when_due and self._clock() - self._synced < SYNC_S):
+            self._asked("synced", lambda: self._db.flush_wal(True))
+            self._synced = self._clock()
 
     def checkpoint(self) -> Path:
         """Make a checkpoint of all that was written, point `CURRENT` to it, and return its folder."""
+        self._require_writer()
+        self.sync()
         folder = self.directory / "checkpoints"
         folder.mkdir(exist_ok=True)
         numbers = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
         made = folder / str(numbers[-1] + 1 if numbers else 1)
-        Checkpoint(self._db).create_checkpoint(str(made))
+        self._asked("checkpointed", lambda: Checkpoint(self._db).create_checkpoint(str(made)))
         unfinished = folder / "CURRENT.unfinished"
         unfinished.write_text(made.name, encoding="utf-8")
         unfinished.replace(folder / "CURRENT")
@@ -131,114 +245,92 @@ class TradeJournal:
             shutil.rmtree(folder / str(number), ignore_errors=True)
         return made
 
-    # -- writing -----------------------------------------------------------------------------------------------------
+    def compact(self) -> None:
+        """Rewrite all tables now, as RocksDB does by and by; gives back the space of what was deleted."""
+        for opened in self._families.values():
+            self._asked("compacted", opened.flush)
+            self._asked("compacted", lambda opened=opened: opened.compact_range(None, None))
 
-    def append(self, trades: Mapping[str, Iterable[AggTrade]], ledgers: Mapping[str, Iterable[IdRange]]) -> int:
-        """Store trades with their ledgers, all or nothing, synced when this returns; return how many batches are new.
+    def _require_writer(self) -> None:
+        if self._lock is None:
+            raise JournalFailed(f"the journal {self.directory} is open read-only", "only the collector writes it")
+        if self._failure is not None:
+            raise self._failure
+        self._lock.require()
 
-        A second that has a batch already keeps its trades; the first trade of an id stays.
-        """
-        batch, created = WriteBatch(raw_mode=True), 0
-        for symbol, arrived in trades.items():
-            seconds: dict[int, dict[int, AggTrade]] = {}
-            for trade in arrived:
-                seconds.setdefault(trade.time_ms // SECOND_MS * SECOND_MS, {})[trade.agg_trade_id] = trade
-            for second, by_id in seconds.items():
-                key = _batch_key(symbol, second)
-                there = self._db.get(key)
-                if there is None:
-                    created += 1
-                else:
-                    by_id |= {trade.agg_trade_id: trade for trade in _unframed(key, there, _BATCHES)}
-                batch.put(key, _framed([by_id[number] for number in sorted(by_id)]))
-        for symbol, ranges in ledgers.items():
-            batch.put(_ledger_key(symbol), _framed(list(ranges)))
-        self._db.write(batch, self._write_options)
-        return created
-
-    def quarantine(self, number: int, reason: str, frame: bytes) -> None:
-        """Keep a bad frame as it came."""
-        self._db.put(f"quarantine:{number:09d}".encode(), msgspec.msgpack.encode([reason, frame]))
-
-    def delete_batch(self, symbol: str, second_ms: int) -> None:
-        """Delete one batch; the ledger goes on claiming its ids, so that the loss is found."""
-        self._db.delete(_batch_key(symbol, second_ms))
+    def _asked(self, what: str, call: Callable[[], Answer]) -> Answer:
+        """Call RocksDB; once it has refused, this writer writes no more, as nobody knows what is on disk."""
+        try:
+            return call()
+        except Exception as error:  # rocksdict raises bare exceptions
+            self._failure = JournalFailed(
+                f"the journal {self.directory} cannot be {what}: {error}",
+                "mend the disk and start the collector again; what was acknowledged is kept, the rest is repaired",
+            )
+            raise self._failure from None
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def ledger(self, symbol: str) -> list[IdRange]:
-        """Return the ranges of ids that are claimed for a symbol."""
-        value = self._db.get(_ledger_key(symbol))
-        return [] if value is None else _unframed(_ledger_key(symbol), value, _LEDGERS)
+    def get(self, family: str, key: bytes) -> bytes | None:
+        """Return a value, or None; raises `JournalDamaged`."""
+        try:
+            return self._families[family].get(key)
+        except Exception as error:
+            raise _damaged(self.directory, error) from None
 
-    def trades(self, symbol: str, lo_ms: int, hi_ms: int) -> pl.DataFrame:
-        """Return the trades with time in `[lo_ms, hi_ms)` as `TRADE_SCHEMA`, ordered by id."""
-        found = [
-            trade
-            for _, batch in self._batches(symbol, lo_ms, hi_ms)
-            for trade in batch
-            if lo_ms <= trade.time_ms < hi_ms
-        ]
-        found.sort(key=lambda trade: trade.agg_trade_id)
-        return trades_frame(found)
+    def scan(self, family: str, first: bytes, end: bytes, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the entries with keys in `[first, end)`; see the function `scan`."""
+        return scan(self._families[family], self.directory, first, end, backwards)
 
-    def beside(self, symbol: str, lo_ms: int, hi_ms: int) -> list[tuple[int, int]]:
-        """Return id and time of the last trade before `[lo_ms, hi_ms)` and of the first after it; both whole seconds."""
-        found: list[tuple[int, int]] = []
-        last = self._db.iter(ReadOptions())
-        last.seek_for_prev(_batch_key(symbol, lo_ms - SECOND_MS))
-        if last.valid() and last.key().startswith(_batch_prefix(symbol)):
-            found += [(t.agg_trade_id, t.time_ms) for t in _unframed(last.key(), last.value(), _BATCHES)[-1:]]
-        after = next(self._batches(symbol, hi_ms, 10**13 - 1), None)
-        return found + ([(t.agg_trade_id, t.time_ms) for t in after[1][:1]] if after else [])
 
-    def seconds(self, symbol: str) -> list[int]:
-        """Return the seconds (ms) that have a batch."""
-        return [second for second, _ in self._batches(symbol, 0, 10**13 - 1)]
+def scan(
+    opened: Rdict, directory: Path, first: bytes, end: bytes, backwards: bool = False
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the entries with keys in `[first, end)` in order; all iteration goes through here.
 
-    def verify(self, symbol: str) -> list[tuple[int, int]]:
-        """Return the ids that the ledger claims and no batch holds, as (first, last)."""
-        held = sorted(trade.agg_trade_id for _, batch in self._batches(symbol, 0, 10**13 - 1) for trade in batch)
-        return missing_ids(self.ledger(symbol), held)
-
-    def _batches(self, symbol: str, lo_ms: int, hi_ms: int) -> Iterator[tuple[int, list[AggTrade]]]:
-        first, last = (
-            _batch_key(symbol, max(lo_ms, 10**12) // SECOND_MS * SECOND_MS),
-            _batch_key(symbol, min(hi_ms, 10**13 - 1)),
-        )
-        for key, value in self._scan(first, last):
-            yield int(key[-13:]), _unframed(key, value, _BATCHES)
-
-    def _scan(self, first: bytes, last: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield entries in `[first, last)`; a damaged block ends RocksDB's iteration silently, so its status is asked."""
-        options = ReadOptions()
-        options.set_iterate_upper_bound(last)
-        entry = self._db.iter(options)
-        entry.seek(first)
-        while entry.valid():
-            yield entry.key(), entry.value()
-            entry.next()
+    Raises:
+        JournalDamaged: A block is damaged, which RocksDB's iteration takes for the end unless its status is asked.
+    """
+    options = ReadOptions()
+    options.set_iterate_upper_bound(end)  # rocksdict 0.3.29 takes a lower bound for an upper one
+    entry = opened.iter(options)
+    move = entry.prev if backwards else entry.next
+    try:
+        if backwards:
+            entry.seek_to_last()
+        else:
+            entry.seek(first)
+        while entry.valid() and (key := entry.key()) >= first:
+            yield key, entry.value()
+            move()
         try:
             entry.status()
-        except Exception as error:  # rocksdict raises its own bare exceptions
-            raise JournalDamaged(
-                f"the journal {self.directory} is damaged: {error}", "restore it from the lake"
-            ) from None
+        except Exception as error:  # rocksdict raises bare exceptions
+            raise _damaged(directory, error) from None
+    finally:
+        del entry, move  # a traceback would keep them, and they the open files
 
 
-def _locked(lock: TextIO, patience_s: float) -> bool:
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(LOCK_LOOK_S)
+def _damaged(directory: Path, error: Exception) -> JournalDamaged:
+    return JournalDamaged(f"the journal {directory} is damaged: {error}", "restore it from the lake")
 
 
-def _newest_checkpoint(directory: Path) -> Path:
+def _require_format(directory: Path, name: str) -> None:
+    """Stamp a new directory with its format, and refuse one of another."""
+    stamp = directory / "FORMAT"
+    if not stamp.exists() and not (directory / "live").exists():
+        unfinished = directory / "FORMAT.unfinished"
+        unfinished.write_text(name, encoding="utf-8")
+        unfinished.replace(stamp)
+    found = stamp.read_text(encoding="utf-8", errors="replace").strip() if stamp.exists() else "unknown"
+    if found != name:
+        raise JournalFormat(
+            f"{directory} holds format {found[:40]!r} and not {name!r}",
+            "move it away and start the collector, which fetches its trades again",
+        )
+
+
+def _newest_checkpoint(directory: Path, name: str, families: Families) -> Path:
     path = control_socket(directory)
     try:
         with socket.socket(socket.AF_UNIX) as client:
@@ -252,8 +344,8 @@ def _newest_checkpoint(directory: Path) -> Path:
         pass  # nobody listens: the collector is not running
     current = directory / "checkpoints" / "CURRENT"
     try:
-        with TradeJournal.write(directory, 0 if current.exists() else PATIENCE_S) as journal:
-            return journal.checkpoint()
+        with Database.write(directory, name, families, 0 if current.exists() else PATIENCE_S) as database:
+            return database.checkpoint()
     except JournalHeld:
         if not current.exists():
             raise
@@ -263,33 +355,9 @@ def _newest_checkpoint(directory: Path) -> Path:
 def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
-    options.set_compression_type(DBCompressionType.zstd())
+    options.create_missing_column_families(True)
+    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
+    options.set_atomic_flush(True)  # so that a log cut short leaves all column families at one moment
+    options.set_db_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_keep_log_file_num(2)
     return options
-
-
-def _batch_prefix(symbol: str) -> bytes:
-    return f"trades:{symbol}:".encode()
-
-
-def _batch_key(symbol: str, second_ms: int) -> bytes:
-    return _batch_prefix(symbol) + f"{second_ms:013d}".encode()
-
-
-def _ledger_key(symbol: str) -> bytes:
-    return f"ledger:{symbol}".encode()
-
-
-def _framed(content: object) -> bytes:
-    payload = msgspec.msgpack.encode(content)
-    return msgspec.msgpack.encode(_Frame(VERSION, zlib.crc32(payload), payload))
-
-
-def _unframed(key: bytes, value: bytes, decoder: "msgspec.msgpack.Decoder[list]") -> list:  # pyright: ignore
-    try:
-        frame = _FRAMES.decode(value)
-        if frame.version == VERSION and zlib.crc32(frame.payload) == frame.crc:
-            return decoder.decode(frame.payload)
-    except msgspec.DecodeError:
-        pass
-    raise JournalDamaged(f"{key.decode(errors='replace')} is not what was written", "delete it; its ids are repaired")

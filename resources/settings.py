@@ -69,6 +69,15 @@ def _fraction(value: Any) -> float:
     return number
 
 
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in words:
+            raise ValueError(" or ".join(words))
+        return value
+
+    return read
+
+
 def _interval(value: Any) -> int:
     minutes = _whole(1, 1440)(value)
     if minutes != 15:
@@ -108,6 +117,7 @@ def _folder(value: Any) -> Path | None:
 
 _POSTGRES, _REDIS = _url("postgresql", "postgres"), _url("redis", "rediss", "unix")
 _HTTP, _WS = _url("http", "https"), _url("ws", "wss")
+_SYNC = _one_of("second", "fsync")
 
 SETTINGS: Final = (
     Setting("market", "symbols", "TRADING_SYMBOLS", "BTCUSDT,ETHUSDT", _symbols, "Symbols that are collected"),
@@ -118,6 +128,9 @@ SETTINGS: Final = (
     Setting("exchange", "exchange_rest_url", "TRADING_EXCHANGE_REST_URL", "", _HTTP, "REST root; empty: simulated"),
     Setting("exchange", "exchange_ws_url", "TRADING_EXCHANGE_WS_URL", "", _WS, "Stream root; empty: simulated"),
     Setting("ui", "port", "TRADING_PORT", 3000, _whole(1, 65535), "Port of the Dagster UI on loopback"),
+    Setting(
+        "journal", "journal_durability", "JOURNAL_DURABILITY", "second", _SYNC, "The journal's sync: second or fsync"
+    ),
     Setting("lmdb", "lmdb_path", "LMDB_PATH", "", _folder, "LMDB of an external producer; empty: the home's own"),
     Setting("lmdb", "lmdb_max_size_gb", "LMDB_MAX_SIZE_GB", 10, _whole(1, 4096), "Size of the LMDB map, GiB"),
     Setting("lmdb", "lmdb_retention_days", "LMDB_RETENTION_DAYS", 400, _whole(1, 36500), "Days kept in LMDB"),
@@ -141,6 +154,7 @@ class Settings:
     exchange_rest_url: str
     exchange_ws_url: str
     port: int
+    journal_durability: str
     lmdb_path: Path | None
     lmdb_max_size_gb: int
     lmdb_retention_days: int

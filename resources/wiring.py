@@ -53,7 +53,7 @@ class TradeJournalReader(_HomeResource):
     @contextmanager
     def read(self) -> Generator[Any, None, None]:
         """Yield a read-only `TradeJournal`."""
-        from resources.rocksdb import TradeJournal
+        from resources.journal import TradeJournal
 
         with TradeJournal.read(self.stores.home.rocksdb_dir) as journal:
             yield journal

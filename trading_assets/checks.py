@@ -45,7 +45,7 @@ def instruments_known(stores: "Stores", symbols: Sequence[str]) -> Finding:
 
 def batches_hold_ledger(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """The journal's batches hold exactly the ids that its ledger claims."""
-    from resources.rocksdb import TradeJournal
+    from resources.journal import TradeJournal
 
     with TradeJournal.read(stores.home.rocksdb_dir) as journal:
         for symbol in symbols:

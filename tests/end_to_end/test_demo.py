@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from resources.journal import TradeJournal
 from resources.lmdb import LmdbStore
-from resources.rocksdb import TradeJournal
 from resources.stores import Stores, open_stores
 from resources.timescale.tables import FEATURE
 from tests.recorded import recorded

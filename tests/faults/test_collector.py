@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from resources.rocksdb import TradeJournal
+from resources.journal import TradeJournal
 from resources.simulator.synthetic import SyntheticMarket
 
 START_MS = 1_760_000_040_000

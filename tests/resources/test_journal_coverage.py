@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from resources.journal import TradeJournal
 from resources.journal_coverage import take_over_coverage
-from resources.rocksdb import TradeJournal
 from resources.timescale.store import MarketStore
 from resources.timescale.tables import TRADE
 from trading.market.instrument import Instrument

@@ -44,6 +44,7 @@ GOOD = {
     "an IPv6 host": {"TRADING_QDRANT_URL": "http://[::1]:6333"},
     "the highest port": {"TRADING_PORT": "65535"},
     "the whole share": {"MAX_REJECTED_SHARE": "1"},
+    "a sync for every write": {"JOURNAL_DURABILITY": "fsync"},
 }
 
 
@@ -88,6 +89,9 @@ BAD_VARIABLES = [
     ("TRADING_EXCHANGE_REST_URL", "ws://localhost", "exchange_rest_url"),
     ("TRADING_EXCHANGE_REST_URL", "file:///etc/passwd", "exchange_rest_url"),
     ("TRADING_EXCHANGE_WS_URL", "https://localhost", "exchange_ws_url"),
+    ("JOURNAL_DURABILITY", "", "journal_durability"),
+    ("JOURNAL_DURABILITY", "none", "journal_durability"),
+    ("JOURNAL_DURABILITY", "FSYNC", "journal_durability"),
     ("LMDB_PATH", "a\0b", "lmdb_path"),
     ("LMDB_MAX_SIZE_GB", "0", "lmdb_max_size_gb"),
     ("LMDB_MAX_SIZE_GB", "10GB", "lmdb_max_size_gb"),
@@ -125,6 +129,7 @@ BAD_FILES = [
     ("[ui]\nport = 3000.5", "port"),
     ("[ui]\nport = '3000 '", "port"),
     ("[stores]\npostgres_url = 5432", "postgres_url"),
+    ("[journal]\njournal_durability = 1", "journal_durability"),
     ("[lmdb]\nlmdb_path = 7", "lmdb_path"),
     ("[data_validation]\nmax_rejected = 30", "max_rejected"),
     ("[market", "trading.toml"),

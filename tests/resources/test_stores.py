@@ -8,7 +8,7 @@ FORK = textwrap.dedent("""
     import os, sys, warnings
     from pathlib import Path
     from resources.home import Home
-    from resources.rocksdb import TradeJournal
+    from resources.journal import TradeJournal
     from resources.stores import open_stores
     from trading.market.instrument import Instrument
 

@@ -247,6 +247,12 @@ def decode(batches: Sequence[bytes], starts_ms: Integers) -> pl.DataFrame:
     Raises:
         BatchDamaged: One of them is not what was written for its window.
     """
+    columns = decode_columns(batches, starts_ms)
+    return pl.DataFrame(dict(zip(TRADE_SCHEMA, columns, strict=True)), schema=TRADE_SCHEMA)
+
+
+def decode_columns(batches: Sequence[bytes], starts_ms: Integers) -> Columns:
+    """Return the trades of batches; like `decode`, as the columns of `TRADE_SCHEMA` in its order."""
     content = np.frombuffer(b"".join(batches), np.uint8)
     ends = np.cumsum(np.fromiter(map(len, batches), np.int64, len(batches)))
     bodies = np.empty(len(batches), np.int64)
@@ -256,7 +262,7 @@ def decode(batches: Sequence[bytes], starts_ms: Integers) -> pl.DataFrame:
         columns = (ids, price, lots, first, last, time_ms, np.empty(total, np.bool_))
         damaged = _decode(content, bodies, ends, starts_ms, columns)
         if damaged < 0:
-            return pl.DataFrame(dict(zip(TRADE_SCHEMA, columns, strict=True)), schema=TRADE_SCHEMA)
+            return columns
     raise BatchDamaged(int(damaged))
 
 

@@ -122,22 +122,30 @@ class Ledger:
             del self.ranges[place + 1]
 
 
-def missing_ids(claimed: Sequence[IdRange], held: Sequence[int]) -> list[tuple[int, int]]:
+def missing_ids(claimed: Sequence[IdRange], held: Sequence[int] | NDArray[np.int64]) -> list[tuple[int, int]]:
     """Return the ids that a ledger claims and that are not among `held` (in order), as (first, last)."""
+    ids = np.asarray(held, np.int64)
     missing: list[tuple[int, int]] = []
-    place = 0
     for claim in claimed:
-        expected = claim.first_id
-        while place < len(held) and held[place] < expected:
-            place += 1
-        while place < len(held) and held[place] <= claim.last_id:
-            if held[place] > expected:
-                missing.append((expected, held[place] - 1))
-            expected = held[place] + 1
-            place += 1
-        if expected <= claim.last_id:
-            missing.append((expected, claim.last_id))
+        inside = ids[np.searchsorted(ids, claim.first_id) : np.searchsorted(ids, claim.last_id, side="right")]
+        edges = np.concatenate(([claim.first_id - 1], inside, [claim.last_id + 1]))
+        missing += [(int(edges[n]) + 1, int(edges[n + 1]) - 1) for n in np.flatnonzero(np.diff(edges) > 1)]
     return missing
+
+
+def trimmed(ranges: Iterable[IdRange], first_id: int, since_ms: int) -> list[IdRange]:
+    """Return what is left of a ledger when ids before `first_id` and moments before `since_ms` are kept no longer.
+
+    The last range stays even when nothing of it is left, as it says which id is next.
+    """
+    left: list[IdRange] = []
+    for held in ranges:
+        first = max(held.first_id, min(first_id, held.last_id + 1))
+        proven_from_ms = max(held.proven_from_ms, min(since_ms, held.proven_until_ms))
+        if left and left[-1].last_id < left[-1].first_id and left[-1].proven_until_ms <= since_ms:
+            left.pop()
+        left.append(IdRange(first, held.last_id, proven_from_ms, held.proven_until_ms))
+    return left
 
 
 def proven_ranges(

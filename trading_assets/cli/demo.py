@@ -261,6 +261,7 @@ def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url
     command = [sys.executable, "-m", "resources.collector", "--journal", str(stores.home.rocksdb_dir)]
     command += ["--rest", rest_url, "--ws", rest_url.replace("http", "ws", 1), "--symbols", ",".join(plan.symbols)]
     command += ["--since-ms", str(plan.live_ms), "--until-ms", str(plan.end_ms), "--venue", stores.venue]
+    command += ["--durability", stores.settings.journal_durability]
     log = stores.home.logs_dir / "collector.log"
     with log.open("ab") as errors:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True, check=False)

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rocksdict import Options, Rdict
 
-from resources.rocksdb import JournalDamaged, JournalHeld, TradeJournal
+from resources.journal import TradeJournal
+from resources.rocksdb import JournalDamaged
+from resources.writer_lock import JournalHeld
 from trading.market.trade import TRADE_SCHEMA, AggTrade, trades_frame
 from trading.stream.contiguity import IdRange, Ledger
 
@@ -74,7 +76,7 @@ def test_a_deleted_batch_is_named_by_its_ids(folder: Path) -> None:
 def test_a_second_writer_is_refused_and_told_who_writes(folder: Path) -> None:
     program = f"""
         import pathlib, sys
-        from resources.rocksdb import TradeJournal
+        from resources.journal import TradeJournal
         with TradeJournal.write(pathlib.Path({str(folder)!r})):
             print("open", flush=True)
             sys.stdin.read()
@@ -118,8 +120,10 @@ def test_a_damaged_value_is_named_and_never_returned(folder: Path, damage: Calla
         journal.append({"BTCUSDT": trades_of([0])}, {})
     key = f"trades:BTCUSDT:{START_MS:013d}".encode()
     db = Rdict(str(folder / "live"), Options(raw_mode=True))
-    assert msgspec.msgpack.decode(db[key])  # any reader of MessagePack can open it
-    db[key] = damage(db[key])
+    batches = db.get_column_family("trades")
+    assert msgspec.msgpack.decode(batches[key])  # any reader of MessagePack can open it
+    batches[key] = damage(batches[key])
+    batches.close()
     db.close()
     with TradeJournal.write(folder) as journal, pytest.raises(JournalDamaged, match=r"trades:BTCUSDT:17"):
         journal.trades("BTCUSDT", 0, FOREVER)

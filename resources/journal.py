@@ -1,0 +1,342 @@
+"""The trade journal: what came off the wire, one batch a symbol and second, with the ledger of ids it proves.
+
+Batches and the ledger that claims their ids are written together or not at all, so what the ledger claims is there after
+any crash. A closed hour can be sealed into one value; readers see no difference. Bytes are `trading.stream.batch`'s,
+files `resources.rocksdb`'s.
+
+| column family | key | value |
+| --- | --- | --- |
+| `trades` | `trades:{symbol}:{second_ms}` | a batch of one second |
+| `sealed` | `sealed:{symbol}:{hour_ms}` | a batch of one hour |
+| `ledger` | `ledger:{symbol}`, `retired:{symbol}` | ranges of ids; what is kept no longer |
+| `quarantine` | `quarantine:{number}` | reason and frame |
+| `books` | | order book snapshots |
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from resources.rocksdb import Changes, Database, Durability, JournalDamaged, family
+from trading.market.timeframe import HOUR_MS, SECOND_MS
+from trading.market.trade import TRADE_SCHEMA, AggTrade
+from trading.stream.batch import BatchDamaged, Columns, decode, decode_columns, encode, encode_columns
+from trading.stream.contiguity import IdRange, missing_ids, trimmed
+
+FORMAT: Final = "trade journal 2"
+VERSION: Final = 2
+"""Of the frame around ledgers."""
+
+FOREVER_MS: Final = 10**13 - 1
+PIECE_BYTES: Final = 2**20
+"""How much is decoded at once where only the ids are wanted."""
+
+ID, TIME, MAKER = (list(TRADE_SCHEMA).index(name) for name in ("agg_trade_id", "time_ms", "buyer_is_maker"))
+
+Table = NDArray[np.int64]
+"""The columns of `TRADE_SCHEMA` as rows."""
+
+Entry = tuple[bytes, bytes]
+
+
+class _Frame(msgspec.Struct, array_like=True):
+    version: int
+    crc: int
+    payload: bytes
+
+
+class _Retired(msgspec.Struct, array_like=True):
+    """What `TradeJournal.retire` has dropped: ids before `first_id`, moments before `since_ms`."""
+
+    first_id: int = 0
+    since_ms: int = 0
+
+
+_FRAMES: Final = msgspec.msgpack.Decoder(_Frame)
+
+
+def _families() -> dict[str, Any]:
+    # A second's batch is about a hundred bytes, read in ranges: larger blocks compress better and are read whole anyway.
+    second, hour = family(zstd_level=3, block_bytes=16 * 2**10), family(zstd_level=9, block_bytes=64 * 2**10)
+    return {"trades": second, "sealed": hour, "ledger": second, "quarantine": second, "books": second}
+
+
+class TradeJournal:
+    """An open journal; see `write` and `read`."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self.directory = database.directory
+
+    @classmethod
+    @contextmanager
+    def write(
+        cls, directory: Path, patience_s: float = 0.0, durability: Durability = "second"
+    ) -> Iterator["TradeJournal"]:
+        """Open for writing.
+
+        Args:
+            directory: The journal's folder; made where it is absent.
+            patience_s: How long to wait for another process; a reader holds a dead collector's journal for moments.
+            durability: What returned from `append` survives the death of the process in any case. `second`: the loss
+                of power takes at most what was appended since the last sync, which is a second old at the next
+                append or `sync`; `fsync`: it takes nothing.
+
+        Raises:
+            JournalHeld: Another process has it open.
+            JournalFormat: The folder holds something else.
+            JournalFailed: RocksDB cannot open it.
+        """
+        with Database.write(directory, FORMAT, _families(), patience_s, durability) as database:
+            yield cls(database)
+
+    @classmethod
+    @contextmanager
+    def read(cls, directory: Path) -> Iterator["TradeJournal"]:
+        """Open the newest checkpoint; a living collector is asked for a new one, a dead one's journal is checkpointed."""
+        with Database.read(directory, FORMAT, _families()) as database:
+            yield cls(database)
+
+    def checkpoint(self) -> Path:
+        """Make a checkpoint of all that was written and return its folder."""
+        return self._db.checkpoint()
+
+    def sync(self, when_due: bool = False) -> None:
+        """Sync what was appended; `when_due`: only when the last sync is a second old."""
+        self._db.sync(when_due)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def append(self, trades: Mapping[str, Iterable[AggTrade]], ledgers: Mapping[str, Iterable[IdRange]]) -> int:
+        """Store trades with their ledgers, all or nothing; return how many batches are new.
+
+        A second that has a batch already keeps its trades; the first trade of an id stays.
+
+        Raises:
+            JournalFull: The disk is filled up to the reserve.
+            JournalFenced: Another writer took over.
+            JournalFailed: RocksDB could not write; nothing is accepted until the journal is opened again.
+        """
+        self._db.require_room()
+        changes, created = self._db.changes(), 0
+        for symbol, arrived in trades.items():
+            created += self._put_seconds(changes, symbol, _table(arrived))
+        for symbol, ranges in ledgers.items():
+            _put_framed(changes, b"ledger:" + symbol.encode(), list(ranges))
+        self._db.commit(changes)
+        return created
+
+    def quarantine(self, number: int, reason: str, frame: bytes) -> None:
+        """Keep a bad frame as it came."""
+        self._db.require_room()
+        changes = self._db.changes()
+        changes.put("quarantine", f"quarantine:{number:09d}".encode(), msgspec.msgpack.encode([reason, frame]))
+        self._db.commit(changes)
+
+    def seal(self, symbol: str, hour_ms: int) -> int:
+        """Put the batches of one closed hour into one value; return how many there were.
+
+        A trade that comes later for this hour gets a batch of its second, which reading and the next sealing merge.
+        """
+        _require_hour(hour_ms)
+        batches, hours = _span("trades", symbol, hour_ms, hour_ms + HOUR_MS), _key("sealed", symbol, hour_ms)
+        hot, sealed = list(self._db.scan("trades", *batches)), self._db.get("sealed", hours)
+        if not hot:
+            return 0
+        trades = self._frame([(hours, sealed), *hot] if sealed is not None else hot)
+        (value,) = encode(trades, np.array([0, len(trades)]), np.array([hour_ms]))
+        changes = self._db.changes()
+        changes.delete_range("trades", *batches)
+        changes.put("sealed", hours, value)
+        self._db.commit(changes)
+        return len(hot)
+
+    def retire(self, symbol: str, before_ms: int) -> None:
+        """Drop the trades of all hours that end by `before_ms`, and the claims on them; its cost is not theirs.
+
+        Trades whose time runs back over that edge by more than a batch are taken for lost afterwards, and repaired.
+        """
+        edge_ms = before_ms // HOUR_MS * HOUR_MS
+        last = self._last_before(symbol, edge_ms)
+        if last is None:
+            return
+        known = self._retired(symbol)
+        now = _Retired(max(known.first_id, last[0] + 1), max(known.since_ms, edge_ms))
+        changes = self._db.changes()
+        for name in ("trades", "sealed"):
+            changes.delete_range(name, *_span(name, symbol, 0, edge_ms))
+        _put_framed(changes, b"retired:" + symbol.encode(), now)
+        self._db.commit(changes)
+
+    def delete_batch(self, symbol: str, second_ms: int) -> None:
+        """Delete one second's batch; the ledger goes on claiming its ids, so that the loss is found and repaired."""
+        changes = self._db.changes()
+        changes.delete("trades", _key("trades", symbol, second_ms))
+        self._db.commit(changes)
+
+    def delete_hour(self, symbol: str, hour_ms: int) -> None:
+        """Delete one hour's batches, sealed and not; like `delete_batch`."""
+        _require_hour(hour_ms)
+        changes = self._db.changes()
+        for name in ("trades", "sealed"):
+            changes.delete_range(name, *_span(name, symbol, hour_ms, hour_ms + HOUR_MS))
+        self._db.commit(changes)
+
+    def _put_seconds(self, changes: Changes, symbol: str, table: Table) -> int:
+        """Merge trades into the batches of their seconds, and return how many of these are new."""
+        starts = np.unique(table[TIME] // SECOND_MS * SECOND_MS)
+        keys = [_key("trades", symbol, int(start)) for start in starts]
+        stored = [(key, value) for key in keys if (value := self._db.get("trades", key)) is not None]
+        if stored:
+            table = np.hstack([np.vstack(_columns(stored)), table])
+        seconds = table[TIME] // SECOND_MS
+        order = np.lexsort((table[ID], seconds))
+        table, seconds = table[:, order], seconds[order]
+        first = np.diff(seconds, prepend=-1).astype(bool) | np.diff(table[ID], prepend=-1).astype(bool)
+        table, seconds = table[:, first], seconds[first]
+        edges = np.append(np.searchsorted(seconds, starts // SECOND_MS), table.shape[1])
+        columns = (*table[:MAKER], table[MAKER].astype(bool))
+        for key, value in zip(keys, encode_columns(columns, edges, starts), strict=True):
+            changes.put("trades", key, value)
+        return len(keys) - len(stored)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def ledger(self, symbol: str) -> list[IdRange]:
+        """Return the ranges of ids that are claimed for a symbol, without those that were retired."""
+        retired = self._retired(symbol)
+        return trimmed(
+            self._framed(b"ledger:" + symbol.encode(), list[IdRange]) or [], retired.first_id, retired.since_ms
+        )
+
+    def trades(self, symbol: str, lo_ms: int, hi_ms: int) -> pl.DataFrame:
+        """Return the trades with time in `[lo_ms, hi_ms)` as `TRADE_SCHEMA`, ordered by id."""
+        trades = self._frame(list(self._entries(symbol, lo_ms, hi_ms)))
+        return trades.filter((pl.col("time_ms") >= lo_ms) & (pl.col("time_ms") < hi_ms))
+
+    def beside(self, symbol: str, lo_ms: int, hi_ms: int) -> list[tuple[int, int]]:
+        """Return id and time of the last trade before `[lo_ms, hi_ms)` and of the first after it; both whole hours."""
+        entries = [next(self._db.scan(name, *_span(name, symbol, hi_ms, FOREVER_MS)), None) for name in _TRADES]
+        after = self._frame([entry for entry in entries if entry is not None])
+        found = [
+            self._last_before(symbol, lo_ms),
+            (after["agg_trade_id"][0], after["time_ms"][0]) if len(after) else None,
+        ]
+        return [trade for trade in found if trade is not None]
+
+    def seconds(self, symbol: str) -> list[int]:
+        """Return the seconds (ms) that have a batch of their own; those of sealed hours have none."""
+        return [_start_ms(key) for key, _ in self._db.scan("trades", *_span("trades", symbol, 0, FOREVER_MS))]
+
+    def verify(self, symbol: str) -> list[tuple[int, int]]:
+        """Return the ids that the ledger claims and no batch holds, as (first, last)."""
+        ids = [_columns(piece)[ID] for piece in _pieces(self._entries(symbol, 0, FOREVER_MS))]
+        return missing_ids(self.ledger(symbol), np.unique(np.concatenate(ids)) if ids else [])
+
+    def _last_before(self, symbol: str, edge_ms: int) -> tuple[int, int] | None:
+        """Return id and time of the last trade before a whole hour."""
+        entries = [
+            next(self._db.scan(name, *_span(name, symbol, 0, edge_ms), backwards=True), None) for name in _TRADES
+        ]
+        before = self._frame([entry for entry in entries if entry is not None])
+        return (before["agg_trade_id"][-1], before["time_ms"][-1]) if len(before) else None
+
+    def _entries(self, symbol: str, lo_ms: int, hi_ms: int) -> Iterator[Entry]:
+        """Yield what may hold trades of `[lo_ms, hi_ms)`; sealed hours first, as their trades came first."""
+        yield from self._db.scan("sealed", *_span("sealed", symbol, lo_ms // HOUR_MS * HOUR_MS, hi_ms))
+        yield from self._db.scan("trades", *_span("trades", symbol, lo_ms // SECOND_MS * SECOND_MS, hi_ms))
+
+    def _frame(self, entries: Sequence[Entry]) -> pl.DataFrame:
+        """Return the trades of entries by id; of two with one id, the first."""
+        with _named(entries):
+            trades = decode([value for _, value in entries], _starts(entries))
+        if (np.diff(trades["agg_trade_id"].to_numpy()) > 0).all():
+            return trades
+        return trades.unique("agg_trade_id", keep="first", maintain_order=True).sort("agg_trade_id")
+
+    def _retired(self, symbol: str) -> _Retired:
+        return self._framed(b"retired:" + symbol.encode(), _Retired) or _Retired()
+
+    def _framed(self, key: bytes, kind: Any) -> Any:
+        value = self._db.get("ledger", key)
+        if value is None:
+            return None
+        try:
+            frame = _FRAMES.decode(value)
+            if frame.version == VERSION and zlib.crc32(frame.payload, zlib.crc32(key)) == frame.crc:
+                return msgspec.msgpack.decode(frame.payload, type=kind)
+        except msgspec.DecodeError:
+            pass
+        raise _damaged(key)
+
+
+_TRADES: Final = ("sealed", "trades")
+
+
+def _table(trades: Iterable[AggTrade]) -> Table:
+    rows = [msgspec.structs.astuple(trade) for trade in trades]
+    return np.ascontiguousarray(np.array(rows, np.int64).reshape(-1, len(TRADE_SCHEMA)).T)
+
+
+def _columns(entries: Sequence[Entry]) -> Columns:
+    with _named(entries):
+        return decode_columns([value for _, value in entries], _starts(entries))
+
+
+@contextmanager
+def _named(entries: Sequence[Entry]) -> Iterator[None]:
+    """Say under which key a damaged batch is kept."""
+    try:
+        yield
+    except BatchDamaged as error:
+        raise _damaged(entries[error.place][0]) from None
+
+
+def _damaged(key: bytes) -> JournalDamaged:
+    return JournalDamaged(f"{key.decode(errors='replace')} is not what was written", "delete it; its ids are repaired")
+
+
+def _pieces(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    piece, size = list[Entry](), 0
+    for entry in entries:
+        piece.append(entry)
+        size += len(entry[1])
+        if size >= PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
+
+
+def _key(name: str, symbol: str, start_ms: int) -> bytes:
+    return f"{name}:{symbol}:{start_ms:013d}".encode()
+
+
+def _span(name: str, symbol: str, lo_ms: int, hi_ms: int) -> tuple[bytes, bytes]:
+    return _key(name, symbol, max(lo_ms, 0)), _key(name, symbol, min(hi_ms, FOREVER_MS))
+
+
+def _start_ms(key: bytes) -> int:
+    return int(key[-13:])
+
+
+def _starts(entries: Sequence[Entry]) -> Table:
+    return np.fromiter((int(key[-13:]) for key, _ in entries), np.int64, len(entries))
+
+
+def _put_framed(changes: Changes, key: bytes, content: object) -> None:
+    payload = msgspec.msgpack.encode(content)
+    frame = _Frame(VERSION, zlib.crc32(payload, zlib.crc32(key)), payload)
+    changes.put("ledger", key, msgspec.msgpack.encode(frame))
+
+
+def _require_hour(hour_ms: int) -> None:
+    if hour_ms % HOUR_MS:
+        raise ValueError(f"{hour_ms} is not the start of an hour")
