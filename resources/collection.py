@@ -78,7 +78,8 @@ class Collection:
             durability = self._settings.journal_durability
             with TradeJournal.write(self._home.rocksdb_dir, PATIENCE_S, durability) as journal:
                 instruments = await rest.instruments(self._settings.symbols, venue)
-                self._collector = Collector(journal, rest, self._settings.exchange_ws_url, instruments)
+                since_ms = await rest.server_time()
+                self._collector = Collector(journal, rest, self._settings.exchange_ws_url, instruments, since_ms)
                 await self._collector.run()
         finally:
             await rest.close()

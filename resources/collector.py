@@ -1,45 +1,45 @@
-"""The collector: trades of some symbols off one websocket into the journal, with every hole repaired by id.
+"""The collector: trades of some symbols off the exchange's stream into the journal, with every hole repaired by id.
 
-It acknowledges a trade when the journal has it on disk. On every start, reconnect and hole it asks the exchange by id
-for what it lacks before it goes on; what the exchange refuses stays named in the ledger and is asked for again.
-`python -m resources.collector` runs it without Dagster.
+What to do is decided by `trading.stream.collector`; here are the sockets, the clock and the store. A trade is
+acknowledged when the journal has it. `python -m resources.collector` runs it without Dagster.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import random
 import signal
+import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from resources.binance import BinanceRest, ExchangeRefused
+from resources.binance import BinanceRest
 from resources.journal import TradeJournal
 from resources.rocksdb import PATIENCE_S, control_socket
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
-from trading.market.trade import AggTrade
-from trading.stream.backoff import Backoff
-from trading.stream.contiguity import Arrival, Ledger
-from trading.stream.wire import BadFrame, decode
+from trading.stream.collector import TICK_S, CollectorCore, Connect, Disconnect, Quarantine
+from trading.stream.contiguity import IdRange, Ledger
+from trading.stream.repair import Fetch
 
-PAGE: Final = 1000
-IDLE_S: Final = 0.25
-QUEUE_BYTES: Final = 64 * 2**20
-FLUSH_TRADES: Final = 2_000
-QUARANTINED: Final = 100
-SILENCE_S: Final = 60.0
-"""A connection that answers pings and sends nothing for this long is taken for dead."""
+LOOK_S: Final = 1.0
+"""How often a collector that is to end asks for the exchange's clock, and an idle one lets the journal sync."""
+
+WAITS_KEPT: Final = 1_000
+SOCKET: Final = {"max_size": 2**20, "ping_interval": 3, "ping_timeout": 3, "close_timeout": 1, "open_timeout": 10}
+
+_log = logging.getLogger(__name__)
 
 
 class Collector:
@@ -50,7 +50,7 @@ class Collector:
         rest: The exchange's REST interface, for repairs.
         ws_url: Root of the exchange's streams.
         instruments: What is collected, by name.
-        since_ms: Exchange time from which trades are wanted where the journal has none yet; None: now.
+        since_ms: Exchange time from which trades are wanted where the journal has none yet.
         ack: Called with (symbol, last id) after trades are stored.
         seed: Of the jitter between connections.
     """
@@ -61,248 +61,180 @@ class Collector:
         rest: BinanceRest,
         ws_url: str,
         instruments: Mapping[str, Instrument],
-        since_ms: int | None = None,
+        since_ms: int,
         ack: Callable[[str, int], None] | None = None,
         seed: int = 0,
     ) -> None:
         self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
         streams = "/".join(f"{name.lower()}@aggTrade" for name in instruments)
         self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
-        self._since_ms, self._ack = since_ms, ack
-        self._ledgers = {name: Ledger(journal.ledger(name)) for name in instruments}
-        self._pending: dict[str, list[AggTrade]] = {name: [] for name in instruments}
-        self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
-        self._absent: set[tuple[str, int, int]] = set()
-        self._newest_ms = 0
-        self._last_frame = time.monotonic()
-        self._until_ms: int | None = None
-        self._stopping = asyncio.Event()
+        self._ack = ack
+        ranges = {name: _held(journal, name) for name in instruments}
+        uniform = random.Random(seed).uniform  # noqa: S311
+        self._core = CollectorCore(self._instruments, ranges, since_ms, uniform)
+        self._connections: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._awake, self._stopping = asyncio.Event(), False
+        self._heard_s = self._stored_s = self._looked_s = time.monotonic()
+        self._waits_ms: deque[int] = deque(maxlen=WAITS_KEPT)
         self.statistics: Counter[str] = Counter()
-        self.bad_frames: Counter[str] = Counter()
 
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def run(self, until_ms: int | None = None) -> None:
-        """Collect until `stop`, or until the exchange's clock has reached `until_ms` and nothing is missing."""
-        self._until_ms = until_ms
-        if self._since_ms is None:
-            self._since_ms = await self._rest.server_time()
-        self._find_lost_batches()
-        async with self._control():
-            while not self._stopping.is_set():
-                connected = time.monotonic()
-                try:
-                    await self._connection()
-                except (OSError, WebSocketException, TimeoutError, ExchangeRefused) as error:
-                    self.statistics["reconnects"] += 1
-                    print(f"connection lost: {type(error).__name__}: {error}", file=sys.stderr)
-                if not self._stopping.is_set():
-                    pause = self._backoff.pause_s(time.monotonic() - connected)
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._stopping.wait(), pause)
-            self.flush()
-            self._journal.checkpoint()
+        """Collect until `stop`, or until the exchange's clock has reached `until_ms` and nothing is missing.
+
+        Raises:
+            TradingError: The journal cannot be written; what was acknowledged is kept.
+        """
+        try:
+            async with self._control():
+                while not self._stopping:
+                    await self._turn(until_ms)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.flush()
+        self._journal.checkpoint()
 
     def stop(self) -> None:
         """Ask for the end; `run` flushes and makes a checkpoint before it returns."""
-        self._stopping.set()
+        self._stopping = True
+        self._awake.set()
 
     def flush(self) -> None:
         """Store what is pending and acknowledge it."""
-        arrived = {name: trades for name, trades in self._pending.items() if trades}
-        ledgers = {name: self._ledgers[name].ranges for name in self._instruments}
-        self.statistics["new_batches"] += self._journal.append(arrived, ledgers)
-        for name, trades in arrived.items():
-            self._pending[name] = []
+        pending = self._core.take_pending()
+        self.statistics["new_batches"] += self._journal.append(pending.trades, pending.ledgers, pending.fills)
+        self._stored_s = time.monotonic()
+        for name, trades in pending.trades.items():
             self.statistics["trades"] += len(trades)
             if self._ack is not None:
                 self._ack(name, max(trade.agg_trade_id for trade in trades))
+        for fills in pending.fills.values():
+            self._waits_ms += [fill.waited_ms for fill in fills if fill.hole]
 
     def status(self) -> dict[str, Any]:
-        """Return statistics and each symbol's last id and holes."""
+        """Return statistics and each symbol's last id, open holes, and ids that the exchange does not have."""
+        streams = self._core.streams
         symbols = {
-            name: {"last_id": (ledger.next_id or 0) - 1, "holes": len(ledger.holes())}
-            for name, ledger in self._ledgers.items()
+            name: {
+                "last_id": (stream.ledger.next_id or 0) - 1,
+                "holes": len(stream.ledger.open_holes()),
+                "relisted": stream.relisted,
+            }
+            for name, stream in streams.items()
         }
-        quiet = round(time.monotonic() - self._last_frame, 1)
+        absent = [
+            (name, *hole)
+            for name, stream in streams.items()
+            for hole in stream.ledger.holes()
+            if hole not in stream.ledger.open_holes()
+        ]
+        waits = {"p50": statistics.median(self._waits_ms), "max": max(self._waits_ms)} if self._waits_ms else None
         return {
             **self.statistics,
-            "bad_frames": dict(self.bad_frames),
-            "quiet_s": quiet,
+            **self._core.statistics,
+            "holes": sum(stream.holes for stream in streams.values()),
+            "repaired": sum(stream.repaired for stream in streams.values()),
+            "hole_repair_ms": waits,
+            "bad_frames": dict(self._core.bad_frames),
+            "quiet_s": round(time.monotonic() - self._heard_s, 1),
             "symbols": symbols,
-            "absent": sorted(self._absent),
+            "absent": absent,
         }
 
-    # -- one connection ----------------------------------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------------------------------
 
-    async def _connection(self) -> None:
-        """Connect, catch up over REST, and take frames until the connection or the collector ends."""
-        async with connect(
-            self._url, max_size=2**20, ping_interval=3, ping_timeout=3, close_timeout=1, open_timeout=10, max_queue=1024
-        ) as socket:
-            frames: asyncio.Queue[str | bytes | None] = asyncio.Queue()
-            receiving = asyncio.create_task(self._receive(socket, frames))
-            try:
-                # The socket is open before REST is asked, so nothing can fall between the two.
-                await self._catch_up()
-                await self._take_frames(frames, receiving)
-            finally:
-                receiving.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await receiving
-
-    async def _receive(self, socket: ClientConnection, frames: "asyncio.Queue[str | bytes | None]") -> None:
-        """Put frames on the queue; when too many bytes wait, close the socket: repair is safer than memory."""
-        try:
-            async for frame in socket:
-                self._last_frame = time.monotonic()
-                self.statistics["queue_bytes"] += len(frame)
-                frames.put_nowait(frame)
-                if self.statistics["queue_bytes"] > QUEUE_BYTES:
-                    self.statistics["queue_overflows"] += 1
-                    return
-        except WebSocketException:
-            return
-        finally:
-            frames.put_nowait(None)
-
-    async def _take_frames(self, frames: "asyncio.Queue[str | bytes | None]", receiving: "asyncio.Task[None]") -> None:
-        self._last_frame = looked = time.monotonic()
-        while not self._stopping.is_set():
-            # A busy stream must not keep holes waiting, so this is a matter of time and not of silence.
-            if time.monotonic() - looked >= IDLE_S:
-                await self._look_around()
-                looked = time.monotonic()
-            try:
-                frame = await asyncio.wait_for(frames.get(), IDLE_S)
-            except TimeoutError:
-                self._journal.sync(when_due=True)
-                continue
-            while frame is not None:
-                self.statistics["queue_bytes"] -= len(frame)
-                await self._take(frame)
-                if frames.empty():
-                    break
-                frame = frames.get_nowait()
+    async def _turn(self, until_ms: int | None) -> None:
+        """Decide, act and store once, then wait until something happened or the next turn is due."""
+        if self._failure is not None:
+            raise self._failure
+        now_s = time.monotonic()
+        self._core.tick(now_s)
+        self._carry_out()
+        if self._core.pending or now_s - self._stored_s >= LOOK_S:
             self.flush()
-            if frame is None:
-                self.statistics["queue_bytes"] = 0
-                raise ConnectionError("the exchange closed the stream" if receiving.done() else "the queue is full")
+        if until_ms is not None and now_s - self._looked_s >= LOOK_S:
+            self._looked_s = now_s
+            await self._end_at(until_ms)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._awake.wait(), TICK_S)
+        self._awake.clear()
 
-    async def _look_around(self) -> None:
-        """Repair what is left to repair, see whether the end is reached, and notice a silent peer."""
-        await self._repair_holes()
-        if self._until_ms is not None and await self._rest.server_time() >= self._until_ms:
-            await self._catch_up()
-            holes = {(symbol, *hole) for symbol, ledger in self._ledgers.items() for hole in ledger.holes()}
-            if holes <= self._absent:
-                self._stopping.set()
-        elif time.monotonic() - self._last_frame > SILENCE_S:
-            raise TimeoutError(f"no frame for {SILENCE_S:.0f} s")
+    def _carry_out(self) -> None:
+        for command in self._core.commands():
+            match command:
+                case Connect(number):
+                    self._connections[number] = self._begin(self._connection(number))
+                case Disconnect(number, reason):
+                    _log.info("connection %d is closed: %s", number, reason)
+                    self._close(number)
+                case Fetch():
+                    self._begin(self._fetch(command))
+                case Quarantine(number, reason, frame):
+                    _log.warning("frame kept aside: %s", reason)
+                    self._journal.quarantine(number, reason, frame)
 
-    # -- trades ------------------------------------------------------------------------------------------------------
+    def _close(self, number: int) -> None:
+        if (connection := self._connections.pop(number, None)) is not None:
+            connection.cancel()
 
-    async def _take(self, frame: str | bytes) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+        self._awake.set()
+
+    async def _end_at(self, until_ms: int) -> None:
+        """Stop when everything before a moment is proven; the exchange's clock decides when to ask for the last of it."""
+        if self._core.complete_until(until_ms):
+            self.stop()
+            return
+        with contextlib.suppress(TradingError):
+            if await self._rest.server_time() >= until_ms:
+                self._core.look(time.monotonic())
+
+    # -- network -----------------------------------------------------------------------------------------------------
+
+    async def _connection(self, number: int) -> None:
+        """Hand on the frames of one connection until it ends."""
+        why = "the exchange closed it"
         try:
-            decoded = await self._decode(frame)
-        except BadFrame as error:
-            self.bad_frames[error.reason] += 1
-            if self.bad_frames.total() <= QUARANTINED:
-                raw = frame.encode() if isinstance(frame, str) else frame
-                self._journal.quarantine(self.bad_frames.total(), str(error), raw[:4096])
-            return
-        if decoded is None:
-            return
-        symbol, trade = decoded
-        ledger = self._ledgers[symbol]
-        if ledger.next_id is None:
-            await self._begin(symbol)
-        arrival = ledger.arrival(trade)
-        if arrival is Arrival.KNOWN:
-            self.statistics["duplicates"] += 1
-            return
-        if arrival is Arrival.AFTER_HOLE:
-            self.statistics["holes"] += 1
-            with contextlib.suppress(ExchangeRefused):  # the hole stays in the ledger and is asked for again
-                await self._repair(symbol, ledger.next_id or 0, trade.agg_trade_id - 1)
-        self._hold(symbol, [trade])
+            async with connect(self._url, max_queue=1024, **SOCKET) as socket:
+                _log.info("connection %d is open", number)
+                self._core.connected(number, time.monotonic())
+                self._awake.set()
+                async for frame in socket:
+                    self._heard_s = time.monotonic()
+                    self._core.received(number, frame, self._heard_s)
+        except (OSError, WebSocketException, TimeoutError) as error:
+            why = f"{type(error).__name__}: {error}"
+        _log.warning("connection %d is lost: %s", number, why)
+        self._connections.pop(number, None)
+        self._core.disconnected(number, time.monotonic())
 
-    async def _decode(self, frame: str | bytes) -> tuple[str, AggTrade] | None:
+    async def _fetch(self, fetch: Fetch) -> None:
+        """Ask for one page of trades."""
+        start_ms = fetch.since_ms if fetch.from_id is None else None
         try:
-            return decode(frame, self._instruments, self._newest_ms)
-        except BadFrame as error:
-            if error.reason != "future_time":
-                raise
-        # A thin market may be silent for longer than a trade may lie ahead: only the exchange's clock decides.
-        with contextlib.suppress(ExchangeRefused):
-            self._newest_ms = max(self._newest_ms, await self._rest.server_time())
-        return decode(frame, self._instruments, self._newest_ms)
-
-    def _hold(self, symbol: str, trades: Sequence[AggTrade]) -> None:
-        ledger = self._ledgers[symbol]
-        for trade in trades:
-            if not ledger.holds(trade.agg_trade_id):
-                ledger.take(trade)
-                self._pending[symbol].append(trade)
-                self._newest_ms = max(self._newest_ms, trade.time_ms)
-        if sum(map(len, self._pending.values())) >= FLUSH_TRADES:
-            self.flush()
-
-    async def _begin(self, symbol: str) -> None:
-        """Find the first trade at or after `since_ms`, so that the ledger knows where its proof begins."""
-        since_ms = self._since_ms or 0
-        page = await self._rest.agg_trades(self._instruments[symbol], start_ms=since_ms, limit=PAGE)
-        if page:
-            self._ledgers[symbol].open(page[0].agg_trade_id, since_ms)
-            self._hold(symbol, page)
-
-    async def _catch_up(self) -> None:
-        """Fetch by id what the exchange had when this was called and we lack, and note until when that is all.
-
-        What happens meanwhile arrives on the stream.
-        """
-        called_ms = await self._rest.server_time()
-        for symbol, ledger in self._ledgers.items():
-            if ledger.next_id is None:
-                await self._begin(symbol)
-            while ledger.next_id is not None:
-                asked_ms = await self._rest.server_time()
-                page = await self._rest.agg_trades(self._instruments[symbol], from_id=ledger.next_id, limit=PAGE)
-                self.statistics["repaired"] += len(page)
-                self._hold(symbol, page)
-                if not page:
-                    ledger.confirm(asked_ms)
-                if not page or page[-1].time_ms > called_ms:
-                    break
-        await self._repair_holes()
-        self.flush()
-
-    async def _repair_holes(self) -> None:
-        for symbol, ledger in self._ledgers.items():
-            for first, last in ledger.holes():
-                if (symbol, first, last) not in self._absent:
-                    await self._repair(symbol, first, last)
-
-    async def _repair(self, symbol: str, first: int, last: int) -> None:
-        """Fetch the ids `first` … `last` page by page; a short page is not the end, an empty one is."""
-        wanted = first
-        while wanted <= last:
+            asked_ms = await self._rest.server_time()
             page = await self._rest.agg_trades(
-                self._instruments[symbol], from_id=wanted, limit=min(PAGE, last - wanted + 1)
+                self._instruments[fetch.symbol], fetch.from_id, start_ms, limit=fetch.limit
             )
-            if not page or page[0].agg_trade_id > last:
-                # The exchange goes on behind these ids: it never issued them, or serves them no more.
-                self._absent |= {(symbol, wanted, last)} if page else set()
-                return
-            self.statistics["repaired"] += len(page)
-            self._hold(symbol, [trade for trade in page if trade.agg_trade_id <= last])
-            wanted = page[-1].agg_trade_id + 1
-
-    def _find_lost_batches(self) -> None:
-        """Treat what the ledger claims and no batch holds as holes, which are repaired like any other."""
-        for symbol, ledger in self._ledgers.items():
-            for first, last in self._journal.verify(symbol):
-                ledger.forget(first, last)
+        except TradingError as error:
+            _log.warning("%s: no page of trades: %s", fetch.symbol, error)
+            self._core.refused(fetch, time.monotonic())
+        else:
+            self._core.fetched(fetch, asked_ms, page, time.monotonic())
 
     # -- control -----------------------------------------------------------------------------------------------------
 
@@ -336,6 +268,14 @@ class Collector:
         writer.close()
 
 
+def _held(journal: TradeJournal, symbol: str) -> list[IdRange]:
+    """Return what the journal holds; what its ledger claims and no batch holds is a hole again."""
+    ledger = Ledger(journal.ledger(symbol))
+    for first, last in journal.verify(symbol):
+        ledger.forget(first, last)
+    return ledger.ranges
+
+
 async def collect(options: argparse.Namespace) -> dict[str, Any]:
     """Run one collector as the command line says and return its status."""
     rest = BinanceRest(options.rest)
@@ -343,7 +283,8 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
         with TradeJournal.write(options.journal, PATIENCE_S, options.durability) as journal:
             instruments = await rest.instruments(options.symbols.split(","), options.venue)
             ack = _ack_to(options.ack_fd) if options.ack_fd is not None else None
-            collector = Collector(journal, rest, options.ws, instruments, options.since_ms, ack)
+            since_ms = await rest.server_time() if options.since_ms is None else options.since_ms
+            collector = Collector(journal, rest, options.ws, instruments, since_ms, ack)
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, collector.stop)
             await collector.run(options.until_ms)
@@ -371,6 +312,7 @@ def main() -> int:
     parser.add_argument("--since-ms", type=int)
     parser.add_argument("--until-ms", type=int)
     parser.add_argument("--ack-fd", type=int)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     try:
         print(json.dumps(asyncio.run(collect(parser.parse_args()))), flush=True)
     except TradingError as error:

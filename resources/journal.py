@@ -9,6 +9,7 @@ files `resources.rocksdb`'s.
 | `trades` | `trades:{symbol}:{second_ms}` | a batch of one second |
 | `sealed` | `sealed:{symbol}:{hour_ms}` | a batch of one hour |
 | `ledger` | `ledger:{symbol}`, `retired:{symbol}` | ranges of ids; what is kept no longer |
+| `ledger` | `fill:{symbol}:{first_id}` | ids that came over REST |
 | `quarantine` | `quarantine:{number}` | reason and frame |
 | `books` | | order book snapshots |
 """
@@ -16,6 +17,7 @@ files `resources.rocksdb`'s.
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +31,7 @@ from trading.market.timeframe import HOUR_MS, SECOND_MS
 from trading.market.trade import TRADE_SCHEMA, AggTrade
 from trading.stream.batch import BatchDamaged, Columns, decode, decode_columns, encode, encode_columns
 from trading.stream.contiguity import IdRange, missing_ids, trimmed
+from trading.stream.repair import Fill
 
 FORMAT: Final = "trade journal 2"
 VERSION: Final = 2
@@ -94,6 +97,7 @@ class TradeJournal:
             JournalFormat: The folder holds something else.
             JournalFailed: RocksDB cannot open it.
         """
+        _compile()
         with Database.write(directory, FORMAT, _families(), patience_s, durability) as database:
             yield cls(database)
 
@@ -114,8 +118,13 @@ class TradeJournal:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def append(self, trades: Mapping[str, Iterable[AggTrade]], ledgers: Mapping[str, Iterable[IdRange]]) -> int:
-        """Store trades with their ledgers, all or nothing; return how many batches are new.
+    def append(
+        self,
+        trades: Mapping[str, Iterable[AggTrade]],
+        ledgers: Mapping[str, Iterable[IdRange]],
+        fills: Mapping[str, Iterable[Fill]] | None = None,
+    ) -> int:
+        """Store trades, with their ledgers and which of them came over REST, all or nothing; return the new batches.
 
         A second that has a batch already keeps its trades; the first trade of an id stays.
 
@@ -130,6 +139,9 @@ class TradeJournal:
             created += self._put_seconds(changes, symbol, _table(arrived))
         for symbol, ranges in ledgers.items():
             _put_framed(changes, b"ledger:" + symbol.encode(), list(ranges))
+        for symbol, filled in (fills or {}).items():
+            for fill in filled:
+                _put_framed(changes, f"fill:{symbol}:{fill.first_id:020d}".encode(), fill)
         self._db.commit(changes)
         return created
 
@@ -216,6 +228,11 @@ class TradeJournal:
             self._framed(b"ledger:" + symbol.encode(), list[IdRange]) or [], retired.first_id, retired.since_ms
         )
 
+    def fills(self, symbol: str) -> list[Fill]:
+        """Return which ids came over REST, in order."""
+        span = f"fill:{symbol}:".encode(), f"fill:{symbol};".encode()
+        return [_unframed(key, value, Fill) for key, value in self._db.scan("ledger", *span)]
+
     def trades(self, symbol: str, lo_ms: int, hi_ms: int) -> pl.DataFrame:
         """Return the trades with time in `[lo_ms, hi_ms)` as `TRADE_SCHEMA`, ordered by id."""
         trades = self._frame(list(self._entries(symbol, lo_ms, hi_ms)))
@@ -266,18 +283,17 @@ class TradeJournal:
 
     def _framed(self, key: bytes, kind: Any) -> Any:
         value = self._db.get("ledger", key)
-        if value is None:
-            return None
-        try:
-            frame = _FRAMES.decode(value)
-            if frame.version == VERSION and zlib.crc32(frame.payload, zlib.crc32(key)) == frame.crc:
-                return msgspec.msgpack.decode(frame.payload, type=kind)
-        except msgspec.DecodeError:
-            pass
-        raise _damaged(key)
+        return None if value is None else _unframed(key, value, kind)
 
 
 _TRADES: Final = ("sealed", "trades")
+
+
+@cache
+def _compile() -> None:
+    """Have the codec compiled before anything waits for it: the first time after an installation it takes seconds."""
+    start, trade = np.array([0]), _table([AggTrade(0, 0, 0, 0, 0, 0, buyer_is_maker=False)])
+    decode_columns(encode_columns((*trade[:MAKER], trade[MAKER].astype(bool)), np.array([0, 1]), start), start)
 
 
 def _table(trades: Iterable[AggTrade]) -> Table:
@@ -335,6 +351,16 @@ def _put_framed(changes: Changes, key: bytes, content: object) -> None:
     payload = msgspec.msgpack.encode(content)
     frame = _Frame(VERSION, zlib.crc32(payload, zlib.crc32(key)), payload)
     changes.put("ledger", key, msgspec.msgpack.encode(frame))
+
+
+def _unframed(key: bytes, value: bytes, kind: Any) -> Any:
+    try:
+        frame = _FRAMES.decode(value)
+        if frame.version == VERSION and zlib.crc32(frame.payload, zlib.crc32(key)) == frame.crc:
+            return msgspec.msgpack.decode(frame.payload, type=kind)
+    except msgspec.DecodeError:
+        pass
+    raise _damaged(key)
 
 
 def _require_hour(hour_ms: int) -> None:

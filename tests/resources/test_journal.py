@@ -146,7 +146,7 @@ def test_a_damaged_block_is_an_error_and_not_a_short_answer(folder: Path) -> Non
 
 def test_a_ledger_survives_the_way_through_the_journal(folder: Path) -> None:
     ledger = Ledger()
-    ledger.open(5, START_MS)
+    ledger.begin(5, START_MS)
     for trade in trades_of([5, 6, 9]):
         ledger.take(trade)
     with TradeJournal.write(folder) as journal:

@@ -13,7 +13,7 @@ def trade(number: int) -> AggTrade:
 
 def opened() -> Ledger:
     ledger = Ledger()
-    ledger.open(FIRST, SINCE_MS)
+    ledger.begin(FIRST, SINCE_MS)
     return ledger
 
 
@@ -97,7 +97,7 @@ def test_a_jump_of_ids_is_a_hole_at_once() -> None:
 def test_the_exchange_may_confirm_a_silence() -> None:
     ledger = opened()
     ledger.take(trade(FIRST))
-    ledger.confirm(SINCE_MS + 60_000)
+    ledger.confirm(ledger.next_id, SINCE_MS + 60_000)
     assert ledger.ranges[-1].proven_until_ms == SINCE_MS + 60_000
 
 

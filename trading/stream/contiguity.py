@@ -32,12 +32,14 @@ class IdRange(msgspec.Struct, array_like=True):
         last_id: Last id held; one less than `first_id` while there is none.
         proven_from_ms: From here on no trade is missing.
         proven_until_ms: Up to here; a trade of the same millisecond as the last one may still come.
+        absent_before: The exchange was asked for the ids between this range and the one before and has none of them.
     """
 
     first_id: int
     last_id: int
     proven_from_ms: int
     proven_until_ms: int
+    absent_before: bool = False
 
 
 class Ledger:
@@ -48,15 +50,22 @@ class Ledger:
     """
 
     def __init__(self, ranges: Iterable[IdRange] = ()) -> None:
-        self.ranges = [IdRange(r.first_id, r.last_id, r.proven_from_ms, r.proven_until_ms) for r in ranges]
+        self.ranges = [msgspec.structs.replace(r) for r in ranges]
 
     @property
     def next_id(self) -> int | None:
         """The id that is expected next, or None before the first."""
         return self.ranges[-1].last_id + 1 if self.ranges else None
 
-    def open(self, first_id: int, since_ms: int) -> None:
-        """Begin with `first_id`, before which there is no trade at or after `since_ms` (the exchange said so)."""
+    def begin(self, first_id: int, since_ms: int) -> None:
+        """Note that there is no trade from `since_ms` on before `first_id`: the exchange said so."""
+        for place, held in enumerate(self.ranges):
+            if held.first_id <= first_id <= held.last_id + 1:
+                held.proven_from_ms = min(held.proven_from_ms, since_ms)
+                return
+            if first_id < held.first_id:
+                self.ranges.insert(place, IdRange(first_id, first_id - 1, since_ms, since_ms))
+                return
         self.ranges.append(IdRange(first_id, first_id - 1, since_ms, since_ms))
 
     def arrival(self, trade: AggTrade) -> Arrival:
@@ -103,14 +112,25 @@ class Ledger:
                 self.ranges[place : place + 1] = [before, after] if last_id < held.last_id else [before]
                 return
 
-    def confirm(self, until_ms: int) -> None:
-        """Note that the exchange knew no later trade at `until_ms`."""
-        if self.ranges:
-            self.ranges[-1].proven_until_ms = max(self.ranges[-1].proven_until_ms, until_ms)
+    def confirm(self, from_id: int, until_ms: int) -> None:
+        """Note that at `until_ms` the exchange knew no trade with an id of `from_id` or later."""
+        for held in reversed(self.ranges):
+            if held.first_id <= from_id <= held.last_id + 1:
+                held.proven_until_ms = max(held.proven_until_ms, until_ms)
 
     def holes(self) -> list[tuple[int, int]]:
         """Return the missing ids between ranges as (first, last)."""
         return [(a.last_id + 1, b.first_id - 1) for a, b in pairwise(self.ranges)]
+
+    def open_holes(self) -> list[tuple[int, int]]:
+        """Return the missing ids that the exchange may still have."""
+        return [(a.last_id + 1, b.first_id - 1) for a, b in pairwise(self.ranges) if not b.absent_before]
+
+    def mark_absent(self, last_id: int) -> None:
+        """Note that the exchange has none of the missing ids up to `last_id`, the last one of a hole."""
+        for held in self.ranges[1:]:
+            if held.first_id == last_id + 1:
+                held.absent_before = True
 
     def _join(self, place: int) -> None:
         if not 0 <= place < len(self.ranges) - 1:
@@ -144,7 +164,7 @@ def trimmed(ranges: Iterable[IdRange], first_id: int, since_ms: int) -> list[IdR
         proven_from_ms = max(held.proven_from_ms, min(since_ms, held.proven_until_ms))
         if left and left[-1].last_id < left[-1].first_id and left[-1].proven_until_ms <= since_ms:
             left.pop()
-        left.append(IdRange(first, held.last_id, proven_from_ms, held.proven_until_ms))
+        left.append(msgspec.structs.replace(held, first_id=first, proven_from_ms=proven_from_ms))
     return left
 
 

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trading.market.instrument import InexactNumber, Instrument
+from trading.market.instrument import LARGEST, InexactNumber, Instrument
 from trading.market.trade import AggTrade
 from trading.stream.levels import read_levels
-from trading.stream.wire import LARGEST_ID, MAX_AHEAD_MS, MILLISECONDS, BadFrame, decode
+from trading.stream.wire import MAX_AHEAD_MS, MILLISECONDS, BadFrame, decode
 
 IGNORED: Final = frozenset({"forceOrder"})
 """Events that are known and not wanted: liquidation orders arrive at most one a second and are no record of all."""
@@ -317,7 +317,7 @@ def _kline(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: 
     first, high, low, last = (_price(text, instrument) for text in (candle.o, candle.h, candle.l, candle.c))
     volume, bought = instrument.lots(candle.v), instrument.lots(candle.V)
     in_order = opened_ms <= closes_ms and low <= min(first, last) and max(first, last) <= high
-    if not in_order or bought > volume or not 0 <= candle.n <= LARGEST_ID:
+    if not in_order or bought > volume or not 0 <= candle.n < LARGEST:
         raise BadFrame("bad_candle", msgspec.json.encode(candle).decode()[:200])
     return event.s, Kline(candle.i, opened_ms, closes_ms, first, high, low, last, volume, bought, candle.n, candle.x)
 
@@ -366,7 +366,7 @@ def _subscribed(symbol: str, instruments: Mapping[str, Instrument]) -> Instrumen
 
 def _check_ids(*ids: int) -> None:
     """Refuse ids that are negative, fall, or do not fit 64 bits."""
-    if list(ids) != sorted(ids) or ids[0] < 0 or ids[-1] > LARGEST_ID:
+    if list(ids) != sorted(ids) or ids[0] < 0 or ids[-1] >= LARGEST:
         raise BadFrame("bad_ids", ", ".join(str(number)[:24] for number in ids))
 
 

@@ -1,0 +1,327 @@
+"""A collector's decisions: which connections to keep, what to ask over REST, what is ready to be stored.
+
+It opens no socket and reads no clock. A driver tells it what happened and when, carries out its commands and calls
+`tick` every `TICK_S`; the same sequence of events gives the same decisions, so that a whole day of faults can be
+replayed from a seed. One connection carries all symbols. A planned change of connections overlaps: the new one delivers
+before the old one is closed, and trades that both bring are taken once.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from trading.market.instrument import Instrument
+from trading.market.trade import AggTrade
+from trading.stream.backoff import Backoff
+from trading.stream.contiguity import IdRange
+from trading.stream.events import ServerShutdown, decode_event
+from trading.stream.repair import Fetch, Fill, SymbolStream
+from trading.stream.wire import BadFrame, decode
+
+LIFETIME_S: Final = 23 * 3600 + 50 * 60
+"""The exchange cuts a connection after 24 hours; ours is replaced before."""
+
+OVERLAP_S: Final = 10.0
+"""A replacement that has not delivered anything for this long, while the old one has, is given up."""
+
+STALLED_MS: Final = 3_000
+"""Trades this old that REST has and the stream did not bring mean that the stream has stalled."""
+
+PENDING_TRADES: Final = 500_000
+"""About 64 MiB. When the store is this far behind, connections are closed and repaired later: nothing is dropped."""
+
+QUARANTINED: Final = 100
+DOUBTED: Final = 1_000
+"""How many trades that seem to lie ahead of the exchange's clock may wait for it."""
+
+TICK_S: Final = 0.25
+
+
+class Connect(msgspec.Struct, frozen=True):
+    """Open a connection that carries all symbols."""
+
+    connection: int
+
+
+class Disconnect(msgspec.Struct, frozen=True):
+    """Close a connection."""
+
+    connection: int
+    reason: str
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """Keep a frame that was not understood, as it came."""
+
+    number: int
+    reason: str
+    frame: bytes
+
+
+Command = Connect | Disconnect | Fetch | Quarantine
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """What is to be stored in one write.
+
+    Attributes:
+        trades: New trades by symbol.
+        ledgers: Every symbol's ranges, of which `trades` are the last missing part.
+        fills: Which of `trades` came over REST, by symbol.
+    """
+
+    trades: Mapping[str, Sequence[AggTrade]]
+    ledgers: Mapping[str, Sequence[IdRange]]
+    fills: Mapping[str, Sequence[Fill]]
+
+
+class _Connection:
+    """One connection; `open_s` is None until it is open, `delivered_s` until it has brought a trade."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.open_s: float | None = None
+        self.delivered_s: float | None = None
+
+
+class CollectorCore:
+    """The decisions of one collector.
+
+    Args:
+        instruments: What is collected, by name.
+        ledgers: What the journal claims, by name.
+        since_ms: Exchange time from which trades are wanted where the journal claims nothing.
+        uniform: Returns a number between its two arguments; the caller's seeded source of chance.
+        most_pending: How many trades may wait to be stored.
+    """
+
+    def __init__(
+        self,
+        instruments: Mapping[str, Instrument],
+        ledgers: Mapping[str, Iterable[IdRange]],
+        since_ms: int,
+        uniform: Callable[[float, float], float],
+        most_pending: int = PENDING_TRADES,
+    ) -> None:
+        self._instruments, self._most_pending = instruments, most_pending
+        self.streams = {name: SymbolStream(name, ledgers.get(name, ()), since_ms) for name in instruments}
+        self.statistics: Counter[str] = Counter()
+        self.bad_frames: Counter[str] = Counter()
+        self._commands: list[Command] = []
+        self._connections: dict[int, _Connection] = {}
+        self._opened = 0
+        self._backoff = Backoff(uniform)
+        self._connect_at_s: float | None = 0.0
+        self._replace_at_s = 0.0
+        self._newest_ms = 0
+        self._doubted: list[tuple[int, str | bytes]] = []
+        self._pending = 0
+        self._stopped = False
+
+    # -- what happened -----------------------------------------------------------------------------------------------
+
+    def connected(self, connection: int, now_s: float) -> None:
+        """Note that a connection is open and its subscriptions are in place."""
+        state = self._connections.get(connection)
+        if state is None:
+            return
+        alone = not any(other.open_s is not None for other in self._connections.values())
+        state.open_s = now_s
+        if alone:
+            # Nobody listened before: what came meanwhile leaves no hole where nothing follows it.
+            self._look_at_all(now_s)
+
+    def received(self, connection: int, frame: str | bytes, now_s: float) -> None:
+        """Take one frame of a connection, late ones included."""
+        if self._pending >= self._most_pending:
+            self._overflow()
+            return
+        self._read(connection, frame, now_s, clock_known=False)
+
+    def shutting_down(self, now_s: float) -> None:
+        """Note that the exchange announced the end of its connections."""
+        self._replace(now_s)
+
+    def disconnected(self, connection: int, now_s: float) -> None:
+        """Note that a connection ended or could not be opened, whoever ended it."""
+        state = self._connections.pop(connection, None)
+        if state is None or self._stopped:
+            return
+        lived_s = 0.0 if state.open_s is None else now_s - state.open_s
+        again_s = now_s + self._backoff.pause_s(lived_s)
+        if self._connections:
+            self._replace_at_s = again_s
+        else:
+            self.statistics["reconnects"] += 1
+            self._connect_at_s = again_s
+
+    def fetched(self, fetch: Fetch, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
+        """Take a page of trades; `asked_ms` is the exchange's clock before it was asked."""
+        stream = self.streams[fetch.symbol]
+        before = len(stream.pending)
+        stream.fetched(fetch, asked_ms, trades, now_s)
+        new = stream.pending[before:]
+        self._pending += len(new)
+        self._newest_ms = max(self._newest_ms, asked_ms)
+        doubted, self._doubted = self._doubted, []
+        for connection, frame in doubted:
+            self._read(connection, frame, now_s, clock_known=True)
+        if new and not fetch.hole and fetch.from_id is not None and self._stalled(asked_ms - new[0].time_ms, now_s):
+            self.statistics["stalls"] += 1
+            self._replace(now_s)
+
+    def refused(self, fetch: Fetch, now_s: float, wait_s: float = 0.0) -> None:
+        """Note that a page was refused, or did not come; `wait_s` is how long the exchange wants to be left alone."""
+        self.statistics["refused"] += 1
+        self.streams[fetch.symbol].refused(fetch, now_s, wait_s)
+
+    def look(self, now_s: float) -> None:
+        """Ask soon for the end of every symbol's trades."""
+        self._look_at_all(now_s)
+
+    def stop(self) -> None:
+        """Close all connections and open none again."""
+        self._stopped, self._connect_at_s = True, None
+        self._close(list(self._connections), "stopped")
+
+    # -- what follows ------------------------------------------------------------------------------------------------
+
+    def tick(self, now_s: float) -> None:
+        """Do what is due."""
+        if self._connect_at_s is not None and now_s >= self._connect_at_s and self._pending < self._most_pending:
+            self._connect()
+        self._change_over(now_s)
+        for stream in self.streams.values():
+            if stream.silent(now_s):
+                stream.look(now_s)
+            fetch = stream.next_fetch(now_s) if self._pending < self._most_pending else None
+            if fetch is not None:
+                self.statistics["fetches"] += 1
+                self._commands.append(fetch)
+
+    def commands(self) -> list[Command]:
+        """Return what is to be done, in order, once."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    def take_pending(self) -> Pending:
+        """Return what is to be stored; the caller stores it before it acknowledges or asks again."""
+        trades = {name: stream.pending for name, stream in self.streams.items() if stream.pending}
+        fills = {name: stream.fills for name, stream in self.streams.items() if stream.fills}
+        for stream in self.streams.values():
+            stream.pending, stream.fills = [], []
+        self._pending = 0
+        return Pending(trades, {name: stream.ledger.ranges for name, stream in self.streams.items()}, fills)
+
+    @property
+    def pending(self) -> int:
+        """How many trades wait to be stored."""
+        return self._pending
+
+    def complete_until(self, until_ms: int) -> bool:
+        """Return whether every symbol is proven up to a moment, but for what the exchange does not have."""
+        return all(
+            stream.relisted
+            or (stream.settled and stream.ledger.ranges and stream.ledger.ranges[-1].proven_until_ms >= until_ms)
+            for stream in self.streams.values()
+        )
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        self._connect_at_s = None
+        self._opened += 1
+        self._connections[self._opened] = _Connection(self._opened)
+        self._commands.append(Connect(self._opened))
+
+    def _replace(self, now_s: float) -> None:
+        """Open another connection beside the one there is, unless one is on its way already."""
+        idle = self._connect_at_s is None and now_s >= self._replace_at_s
+        if len(self._connections) == 1 and idle and not self._stopped:
+            self.statistics["replacements"] += 1
+            self._connect()
+
+    def _change_over(self, now_s: float) -> None:
+        """Replace an old connection, and close whichever of two is not needed."""
+        if len(self._connections) == 1:
+            (only,) = self._connections.values()
+            if only.open_s is not None and now_s - only.open_s >= LIFETIME_S:
+                self._replace(now_s)
+            return
+        if len(self._connections) < 2:
+            return
+        old, new = sorted(self._connections.values(), key=lambda state: state.number)[-2:]
+        if new.delivered_s is not None:
+            self._close([number for number in self._connections if number < new.number], "replaced")
+        elif new.open_s is not None and now_s - new.open_s > OVERLAP_S:
+            delivers = old.delivered_s is not None and old.delivered_s > new.open_s
+            self._close([new.number] if delivers else [old.number], "silent")
+            self._replace_at_s = now_s + self._backoff.pause_s(0.0)
+
+    def _close(self, connections: Iterable[int], reason: str) -> None:
+        for connection in connections:
+            del self._connections[connection]
+            self._commands.append(Disconnect(connection, reason))
+
+    def _stalled(self, age_ms: int, now_s: float) -> bool:
+        """Return whether a trade of this age came while a connection was open that has not brought it."""
+        opened = [state.open_s for state in self._connections.values() if state.open_s is not None]
+        return bool(opened) and STALLED_MS < age_ms < (now_s - min(opened)) * 1000
+
+    def _overflow(self) -> None:
+        if self._connections:
+            self.statistics["overflows"] += 1
+            self._close(list(self._connections), "the store is behind")
+            self._connect_at_s = 0.0
+
+    # -- trades ------------------------------------------------------------------------------------------------------
+
+    def _look_at_all(self, now_s: float) -> None:
+        for stream in self.streams.values():
+            stream.look(now_s)
+
+    def _read(self, connection: int, frame: str | bytes, now_s: float, clock_known: bool) -> None:
+        try:
+            decoded = decode(frame, self._instruments, self._newest_ms)
+        except BadFrame as error:
+            if error.reason == "future_time" and not clock_known and len(self._doubted) < DOUBTED:
+                # A thin market may be silent for longer than a trade may lie ahead: only the exchange's clock decides,
+                # and it comes with the next page.
+                self._doubted.append((connection, frame))
+                self._look_at_all(now_s)
+            elif error.reason == "unknown_event" and _announces_end(frame):
+                self.shutting_down(now_s)
+            else:
+                self._bad(error, frame)
+            return
+        if decoded is not None:
+            self._take(connection, frame, *decoded, now_s)
+
+    def _take(self, connection: int, frame: str | bytes, symbol: str, trade: AggTrade, now_s: float) -> None:
+        stream = self.streams[symbol]
+        stream.heard(now_s)
+        state = self._connections.get(connection)
+        if state is not None:
+            state.delivered_s = now_s
+        if stream.take((trade,)):
+            self._pending += 1
+        elif stream.relisted:
+            self._bad(BadFrame("relisted", f"{symbol} counts its ids anew from {trade.agg_trade_id}"), frame)
+        else:
+            self.statistics["duplicates"] += 1
+        self._newest_ms = max(self._newest_ms, trade.time_ms)
+
+    def _bad(self, error: BadFrame, frame: str | bytes) -> None:
+        self.bad_frames[error.reason] += 1
+        if self.bad_frames.total() <= QUARANTINED:
+            raw = frame.encode() if isinstance(frame, str) else frame
+            self._commands.append(Quarantine(self.bad_frames.total(), str(error), raw[:4096]))
+
+
+def _announces_end(frame: str | bytes) -> bool:
+    try:
+        return isinstance(decode_event(frame, {}, 0), ServerShutdown)
+    except BadFrame:
+        return False

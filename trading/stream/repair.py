@@ -1,0 +1,232 @@
+"""What one symbol lacks, and which page of trades to ask the exchange for next.
+
+Whatever arrives is taken at once, in any order; the ledger knows what is missing. A hole is asked for by id after a
+moment in which it may fill by itself. The end is asked for after a break, a silence or a start, since a trade that was
+lost there leaves no hole. Nothing here opens a connection, knows a clock or stores anything: the caller says what
+happened and when, in seconds of a clock that never steps.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from trading.market.timeframe import MINUTE_MS
+from trading.market.trade import AggTrade
+from trading.stream.contiguity import IdRange, Ledger
+
+PAGE: Final = 1000
+GRACE_S: Final = 0.5
+"""Streams reorder a little; a hole that is asked for at once would often be filled before the answer."""
+
+SETTLE_S: Final = 1.0
+"""The exchange's REST servers trail its streams: an end is believed when it is still the end this much later."""
+
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 60.0
+
+SHORTEST_SILENCE_S: Final = 6.0
+LONGEST_SILENCE_S: Final = 300.0
+RESTART_MS: Final = MINUTE_MS
+"""A trade this much later than all that are held, and with an id before theirs: the exchange counts anew."""
+
+SILENCE: Final = 20.0
+"""A stream is asked after when it has been silent for this many times its usual pause, and then ever more rarely."""
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    """One page of aggregate trades to be asked for, oldest first.
+
+    Attributes:
+        symbol: Exchange name.
+        from_id: First id wanted; None: whatever comes first at `since_ms` or later.
+        since_ms: Exchange time, where there is no id.
+        limit: Most trades wanted.
+        hole: Whether the page ends before an id that is held.
+    """
+
+    symbol: str
+    from_id: int | None
+    since_ms: int
+    limit: int = PAGE
+    hole: bool = False
+
+
+class Fill(msgspec.Struct, array_like=True):
+    """Ids that came over REST because the stream had not brought them.
+
+    Attributes:
+        first_id: First of them.
+        last_id: Last of them.
+        hole: Whether later ids were held already; otherwise the stream was away, or silent.
+        waited_ms: From when the hole was seen; 0 where it was none.
+    """
+
+    first_id: int
+    last_id: int
+    hole: bool
+    waited_ms: int
+
+
+class SymbolStream:
+    """The trades of one symbol as they come in.
+
+    Args:
+        symbol: Exchange name.
+        ranges: What the journal's ledger claims.
+        since_ms: Exchange time from which trades are wanted where nothing is claimed.
+    """
+
+    def __init__(self, symbol: str, ranges: Iterable[IdRange], since_ms: int) -> None:
+        self.symbol = symbol
+        self.ledger = Ledger(ranges)
+        self.pending: list[AggTrade] = []
+        self.fills: list[Fill] = []
+        """What came over REST since they were last taken."""
+        self.holes = self.repaired = 0
+        self.relisted = False
+        """Whether ids have begun anew; nothing can be proven of what follows, and none of it is taken."""
+        self._since_ms = since_ms
+        self._begun = bool(self.ledger.ranges)
+        self._asked: Fetch | None = None
+        self._not_before_s, self._pause_s = 0.0, FIRST_PAUSE_S
+        self._end_wanted, self._end_at_s = True, 0.0
+        self._end: tuple[int, int, float] | None = None
+        self._seen_s: dict[int, float] = {}
+        """When each open hole was first seen, by its last id, which stays while it is filled."""
+        self._doubted: int | None = None
+        self._heard_s: float | None = None
+        self._looked_s = 0.0
+        self._usual_s, self._patience = 0.0, 1
+
+    # -- what happened -----------------------------------------------------------------------------------------------
+
+    def take(self, trades: Sequence[AggTrade]) -> int:
+        """Hold trades that are not held yet and return their number."""
+        taken = 0
+        for trade in trades:
+            self.relisted = self.relisted or self._begins_anew(trade)
+            if not self.relisted and not self.ledger.holds(trade.agg_trade_id):
+                self.ledger.take(trade)
+                self.pending.append(trade)
+                taken += 1
+        return taken
+
+    def _begins_anew(self, trade: AggTrade) -> bool:
+        """Return whether a trade has an early id and a late time, which ids that only rise cannot have."""
+        ranges = self.ledger.ranges
+        late = bool(ranges) and trade.time_ms > ranges[-1].proven_until_ms + RESTART_MS
+        return late and trade.agg_trade_id <= ranges[-1].last_id
+
+    def heard(self, now_s: float) -> None:
+        """Note that the stream delivered something."""
+        if self._heard_s is not None:
+            self._usual_s += (min(now_s - self._heard_s, LONGEST_SILENCE_S) - self._usual_s) / 32
+        self._heard_s, self._patience = now_s, 1
+
+    def silent(self, now_s: float) -> bool:
+        """Return whether the stream has been silent for longer than is usual for it."""
+        limit = min(self._patience * max(SHORTEST_SILENCE_S, SILENCE * self._usual_s), LONGEST_SILENCE_S)
+        return now_s - max(self._heard_s or 0.0, self._looked_s) > limit
+
+    def look(self, now_s: float) -> None:
+        """Ask the exchange soon whether there are trades behind the last one held."""
+        self._looked_s, self._patience = now_s, 2 * self._patience
+        if not self._end_wanted:
+            self._end_wanted, self._end_at_s, self._end = True, now_s, None
+
+    # -- what to ask for ---------------------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is wanted: no hole that the exchange may fill, and an end that is known."""
+        wanted = self._end_wanted or self._asked is not None or self.ledger.open_holes()
+        return self.relisted or (self._begun and not wanted)
+
+    def next_fetch(self, now_s: float) -> Fetch | None:
+        """Return the page to ask for now, if any; `fetched` or `refused` must follow."""
+        open_holes = [last for _, last in self.ledger.open_holes()]
+        self.holes += sum(last not in self._seen_s for last in open_holes)
+        self._seen_s = {last: self._seen_s.get(last, now_s) for last in open_holes}
+        if self._asked is not None or now_s < self._not_before_s or self.relisted:
+            return None
+        self._asked = self._wanted(now_s)
+        return self._asked
+
+    def _wanted(self, now_s: float) -> Fetch | None:
+        if not self._begun:
+            return Fetch(self.symbol, None, self._since_ms)
+        for first, last in self.ledger.open_holes():
+            if now_s - self._seen_s[last] >= GRACE_S:
+                return Fetch(self.symbol, first, 0, min(PAGE, last - first + 1), hole=True)
+        if self._end is not None and self.ledger.holds(self._end[0]):
+            # The stream went on from there by itself.
+            self._end_wanted, self._end = False, None
+        next_id = self.ledger.next_id
+        if self._end_wanted and now_s >= self._end_at_s and next_id is not None:
+            return Fetch(self.symbol, next_id, 0)
+        return None
+
+    def fetched(self, fetch: Fetch, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
+        """Take a page.
+
+        Args:
+            fetch: What was asked for.
+            asked_ms: The exchange's clock before it was asked.
+            trades: The page, oldest first.
+            now_s: When it came.
+        """
+        self._asked, self._pause_s = None, FIRST_PAUSE_S
+        if fetch.from_id is None:
+            self._begin(trades, now_s)
+        elif fetch.hole:
+            self._fill(fetch.from_id, fetch.from_id + fetch.limit - 1, trades, now_s)
+        else:
+            self._extend(fetch.from_id, asked_ms, trades, now_s)
+
+    def refused(self, fetch: Fetch, now_s: float, wait_s: float = 0.0) -> None:
+        """Ask again later: after `wait_s` at least, and after growing pauses."""
+        self._asked = None
+        self._not_before_s = now_s + max(wait_s, self._pause_s)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _begin(self, trades: Sequence[AggTrade], now_s: float) -> None:
+        if not trades:
+            self._not_before_s = now_s + SETTLE_S
+            return
+        self._begun = True
+        self._take_page(trades)
+        self.ledger.begin(trades[0].agg_trade_id, self._since_ms)
+
+    def _fill(self, first: int, last: int, trades: Sequence[AggTrade], now_s: float) -> None:
+        seen_s = min((end, seen_s) for end, seen_s in self._seen_s.items() if end >= first)[1]
+        self._take_page([t for t in trades if first <= t.agg_trade_id <= last], now_s - seen_s)
+        if not trades:
+            # Later ids are held, so the exchange must know some: its REST servers trail.
+            self._not_before_s = now_s + SETTLE_S
+        elif trades[0].agg_trade_id > first:
+            missing = min(trades[0].agg_trade_id - 1, last)
+            if self._doubted == first:
+                self.ledger.mark_absent(missing)
+            self._doubted, self._not_before_s = first, now_s + SETTLE_S
+
+    def _extend(self, from_id: int, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
+        self._take_page(trades)
+        if trades:
+            self._end, self._end_at_s = None, now_s
+        elif self._end is not None and self._end[0] == from_id and now_s - self._end[2] >= SETTLE_S:
+            self.ledger.confirm(from_id, self._end[1])
+            self._end_wanted, self._end = False, None
+        else:
+            self._end, self._end_at_s = (from_id, asked_ms, now_s), now_s + SETTLE_S
+
+    def _take_page(self, trades: Sequence[AggTrade], waited_s: float | None = None) -> None:
+        """Hold trades of REST and note which of them the stream had not brought."""
+        held = len(self.pending)
+        self.repaired += self.take(trades)
+        for trade in self.pending[held:]:
+            number, last = trade.agg_trade_id, self.fills[-1] if self.fills else None
+            if last is not None and last.last_id + 1 == number and last.hole == (waited_s is not None):
+                last.last_id = number
+            else:
+                self.fills.append(Fill(number, number, waited_s is not None, round(1000 * (waited_s or 0.0))))
