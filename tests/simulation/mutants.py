@@ -21,8 +21,8 @@ MUTANTS = (
     (
         "takes every trade as new",
         REPAIR,
-        "            if not self.ledger.holds(trade.agg_trade_id):\n",
-        "            if True:\n",
+        "not self.relisted and not self.ledger.holds(trade.agg_trade_id):\n",
+        "not self.relisted:\n",
     ),
     (
         "stalled streams are not replaced",
@@ -55,8 +55,8 @@ MUTANTS = (
     (
         "a page ends one id early",
         REPAIR,
-        "if first <= trade.agg_trade_id <= last])",
-        "if first <= trade.agg_trade_id < last])",
+        "if first <= t.agg_trade_id <= last]",
+        "if first <= t.agg_trade_id < last]",
     ),
     (
         "proves the millisecond of the last trade",
@@ -105,8 +105,8 @@ MUTANTS = (
     (
         "an announced end is not prepared for",
         COLLECTOR,
-        'announced the end of its connections."""\n        self._replace(now_s)',
-        'announced the end of its connections."""',
+        "if only.ending or (",
+        "if (",
     ),
     (
         "does not note what came over REST",

@@ -78,12 +78,16 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class _Connection:
-    """One connection; `open_s` is None until it is open, `delivered_s` until it has brought a trade."""
+    """One connection; `open_s` is None until it is open, `delivered_s` until it has brought a trade.
+
+    `ending` says that the exchange announced its end.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.open_s: float | None = None
         self.delivered_s: float | None = None
+        self.ending = False
 
 
 class CollectorCore:
@@ -140,9 +144,11 @@ class CollectorCore:
             return
         self._read(connection, frame, now_s, clock_known=False)
 
-    def shutting_down(self, now_s: float) -> None:
-        """Note that the exchange announced the end of its connections."""
-        self._replace(now_s)
+    def shutting_down(self, connection: int, now_s: float) -> None:
+        """Note that the exchange announced the end of a connection."""
+        if connection in self._connections:
+            self._connections[connection].ending = True
+        self._change_over(now_s)
 
     def disconnected(self, connection: int, now_s: float) -> None:
         """Note that a connection ended or could not be opened, whoever ended it."""
@@ -247,7 +253,7 @@ class CollectorCore:
         """Replace an old connection, and close whichever of two is not needed."""
         if len(self._connections) == 1:
             (only,) = self._connections.values()
-            if only.open_s is not None and now_s - only.open_s >= LIFETIME_S:
+            if only.ending or (only.open_s is not None and now_s - only.open_s >= LIFETIME_S):
                 self._replace(now_s)
             return
         if len(self._connections) < 2:
@@ -292,7 +298,7 @@ class CollectorCore:
                 self._doubted.append((connection, frame))
                 self._look_at_all(now_s)
             elif error.reason == "unknown_event" and _announces_end(frame):
-                self.shutting_down(now_s)
+                self.shutting_down(connection, now_s)
             else:
                 self._bad(error, frame)
             return
