@@ -26,7 +26,7 @@ from websockets.exceptions import WebSocketException
 
 from resources.binance import BinanceRest
 from resources.journal import TradeJournal
-from resources.rocksdb import PATIENCE_S, control_socket
+from resources.rocksdb import PATIENCE_S, JournalDamaged, control_socket
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.stream.collector import TICK_S, CollectorCore, Connect, Disconnect, Quarantine
@@ -104,6 +104,11 @@ class Collector:
         self._stopping = True
         self._awake.set()
 
+    def ask_again(self) -> None:
+        """Ask for everything that is missing, ids that the exchange once did not have included."""
+        self._core.ask_again(time.monotonic())
+        self._awake.set()
+
     def flush(self) -> None:
         """Store what is pending and acknowledge it."""
         pending = self._core.take_pending()
@@ -124,6 +129,7 @@ class Collector:
                 "last_id": (stream.ledger.next_id or 0) - 1,
                 "holes": len(stream.ledger.open_holes()),
                 "relisted": stream.relisted,
+                "settled": stream.settled,
             }
             for name, stream in streams.items()
         }
@@ -174,9 +180,9 @@ class Collector:
                     self._close(number)
                 case Fetch():
                     self._begin(self._fetch(command))
-                case Quarantine(number, reason, frame):
+                case Quarantine(time_ms, reason, frame):
                     _log.warning("frame kept aside: %s", reason)
-                    self._journal.quarantine(number, reason, frame)
+                    self._journal.quarantine(time_ms, reason, frame)
 
     def _close(self, number: int) -> None:
         if (connection := self._connections.pop(number, None)) is not None:
@@ -240,7 +246,7 @@ class Collector:
 
     @asynccontextmanager
     async def _control(self) -> AsyncIterator[None]:
-        """Answer `checkpoint`, `status` and `stop` on the journal's socket."""
+        """Answer `checkpoint`, `status`, `repair` and `stop` on the journal's socket."""
         path = control_socket(self._journal.directory)
         path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._answer, str(path))
@@ -256,7 +262,9 @@ class Collector:
         if command == b"checkpoint":
             self.flush()
             answer = f"ok {self._journal.checkpoint().name}"
-        elif command == b"status":
+        elif command in (b"status", b"repair"):
+            if command == b"repair":
+                self.ask_again()
             answer = json.dumps(self.status())
         elif command == b"stop":
             self.stop()
@@ -269,9 +277,14 @@ class Collector:
 
 
 def _held(journal: TradeJournal, symbol: str) -> list[IdRange]:
-    """Return what the journal holds; what its ledger claims and no batch holds is a hole again."""
+    """Return what the journal holds; what its ledger claims and no readable batch holds is a hole again."""
     ledger = Ledger(journal.ledger(symbol))
-    for first, last in journal.verify(symbol):
+    try:
+        missing = journal.verify(symbol)
+    except JournalDamaged as error:
+        _log.error("%s: %s; %d batches are set aside", symbol, error.message, journal.set_aside_damaged(symbol))
+        missing = journal.verify(symbol)
+    for first, last in missing:
         ledger.forget(first, last)
     return ledger.ranges
 
@@ -285,6 +298,8 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
             ack = _ack_to(options.ack_fd) if options.ack_fd is not None else None
             since_ms = await rest.server_time() if options.since_ms is None else options.since_ms
             collector = Collector(journal, rest, options.ws, instruments, since_ms, ack)
+            if options.again:
+                collector.ask_again()
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, collector.stop)
             await collector.run(options.until_ms)
@@ -312,6 +327,7 @@ def main() -> int:
     parser.add_argument("--since-ms", type=int)
     parser.add_argument("--until-ms", type=int)
     parser.add_argument("--ack-fd", type=int)
+    parser.add_argument("--again", action="store_true", help="ask also for ids that the exchange once did not have")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     try:
         print(json.dumps(asyncio.run(collect(parser.parse_args()))), flush=True)

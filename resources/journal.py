@@ -10,7 +10,7 @@ files `resources.rocksdb`'s.
 | `sealed` | `sealed:{symbol}:{hour_ms}` | a batch of one hour |
 | `ledger` | `ledger:{symbol}`, `retired:{symbol}` | ranges of ids; what is kept no longer |
 | `ledger` | `fill:{symbol}:{first_id}` | ids that came over REST |
-| `quarantine` | `quarantine:{number}` | reason and frame |
+| `quarantine` | `quarantine:{time_ms}:{digest}` | reason, and the frame or batch as it was |
 | `books` | | order book snapshots |
 """
 
@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,12 +146,34 @@ class TradeJournal:
         self._db.commit(changes)
         return created
 
-    def quarantine(self, number: int, reason: str, frame: bytes) -> None:
-        """Keep a bad frame as it came."""
+    def quarantine(self, time_ms: int, reason: str, content: bytes) -> None:
+        """Keep a bad frame or batch as it came; `time_ms` orders it."""
         self._db.require_room()
         changes = self._db.changes()
-        changes.put("quarantine", f"quarantine:{number:09d}".encode(), msgspec.msgpack.encode([reason, frame]))
+        _put_aside(changes, time_ms, reason, content)
         self._db.commit(changes)
+
+    def quarantined(self) -> list[tuple[int, str, bytes]]:
+        """Return what was kept aside, as (time, reason, content)."""
+        rows = self._db.scan("quarantine", b"quarantine:", b"quarantine;")
+        return [
+            (int(key.split(b":")[1]), *msgspec.msgpack.decode(value, type=tuple[str, bytes])) for key, value in rows
+        ]
+
+    def set_aside_damaged(self, symbol: str) -> int:
+        """Move batches that cannot be read into quarantine, and return their number; `verify` then names their ids."""
+        self._db.require_room()
+        changes, count = self._db.changes(), 0
+        for name in _TRADES:
+            for key, value in self._db.scan(name, *_span(name, symbol, 0, FOREVER_MS)):
+                try:
+                    _columns([(key, value)])
+                except JournalDamaged as error:
+                    _put_aside(changes, _start_ms(key), error.message, value)
+                    changes.delete(name, key)
+                    count += 1
+        self._db.commit(changes)
+        return count
 
     def seal(self, symbol: str, hour_ms: int) -> int:
         """Put the batches of one closed hour into one value; return how many there were.
@@ -227,6 +250,10 @@ class TradeJournal:
         return trimmed(
             self._framed(b"ledger:" + symbol.encode(), list[IdRange]) or [], retired.first_id, retired.since_ms
         )
+
+    def kept_since_ms(self, symbol: str) -> int:
+        """Return the exchange time before which trades were dropped by `retire`; 0: nothing was."""
+        return self._retired(symbol).since_ms
 
     def fills(self, symbol: str) -> list[Fill]:
         """Return which ids came over REST, in order."""
@@ -316,7 +343,10 @@ def _named(entries: Sequence[Entry]) -> Iterator[None]:
 
 
 def _damaged(key: bytes) -> JournalDamaged:
-    return JournalDamaged(f"{key.decode(errors='replace')} is not what was written", "delete it; its ids are repaired")
+    return JournalDamaged(
+        f"{key.decode(errors='replace')} is not what was written",
+        "start the collector: it sets the batch aside and repairs its ids",
+    )
 
 
 def _pieces(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
@@ -345,6 +375,12 @@ def _start_ms(key: bytes) -> int:
 
 def _starts(entries: Sequence[Entry]) -> Table:
     return np.fromiter((int(key[-13:]) for key, _ in entries), np.int64, len(entries))
+
+
+def _put_aside(changes: Changes, time_ms: int, reason: str, content: bytes) -> None:
+    # The same frame again is the same entry, so that a loop of restarts keeps it once.
+    key = f"quarantine:{time_ms:013d}:{sha256(content).hexdigest()[:16]}"
+    changes.put("quarantine", key.encode(), msgspec.msgpack.encode([reason, content]))
 
 
 def _put_framed(changes: Changes, key: bytes, content: object) -> None:

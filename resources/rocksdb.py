@@ -312,7 +312,10 @@ def scan(
 
 
 def _damaged(directory: Path, error: Exception) -> JournalDamaged:
-    return JournalDamaged(f"the journal {directory} is damaged: {error}", "restore it from the lake")
+    return JournalDamaged(
+        f"the journal {directory} is damaged: {error}",
+        "mend the disk, move the folder away and start the collector: what the exchange still serves is fetched again",
+    )
 
 
 def _require_format(directory: Path, name: str) -> None:

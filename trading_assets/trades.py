@@ -7,6 +7,7 @@ the database with it and takes over which ids, and so which moments, are proven.
 import dagster as dg
 
 from resources.wiring import ExchangeClient, MarketDatabase, TradeJournalReader
+from trading.market.timeframe import DAY_MS
 from trading_assets.catalogue import MARKET_DATA, daily, daily_fresh
 from trading_assets.materialized import column_schema, record_days, report
 from trading_assets.partitions import symbol_window, symbols
@@ -61,12 +62,17 @@ trade_batches = dg.AssetSpec(
 @dg.asset(**daily("trades", "postgres"), deps=[trade_batches], metadata=column_schema(TRADE_COLUMNS))
 def agg_trades(context: dg.AssetExecutionContext, market: MarketDatabase, journal: TradeJournalReader) -> None:
     """One row is one aggregate trade, keyed by its consecutive id; late by the journal's checkpoint, a minute at most."""
+    from resources.gap_ledger import project
     from resources.journal_coverage import take_over_coverage
     from resources.timescale.tables import TRADE
 
     window = symbol_window(context)
     with journal.read() as batches:
-        trades = batches.trades(window.symbol, window.lo_ms, window.hi_ms)
-        written = market.store.write(TRADE, window.symbol, trades, window.lo_ms, window.hi_ms)
-        take_over_coverage(batches, market.store, window.symbol, window.lo_ms, window.hi_ms)
+        # What the journal keeps no longer is read from it no longer: the database has it, and goes on having it.
+        kept_ms = -(-batches.kept_since_ms(window.symbol) // DAY_MS) * DAY_MS
+        lo_ms = min(max(window.lo_ms, kept_ms), window.hi_ms)
+        trades = batches.trades(window.symbol, lo_ms, window.hi_ms)
+        written = market.store.write(TRADE, window.symbol, trades, lo_ms, window.hi_ms)
+        take_over_coverage(batches, market.store, window.symbol, lo_ms, window.hi_ms)
+        project(batches, market.store, window.symbol)
     record_days(context, market.store, TRADE, window, written, trades=len(trades))

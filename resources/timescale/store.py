@@ -283,16 +283,18 @@ class MarketStore:
             f"t.{name} = {_literal(value)}" for name, value in zip(table.scope, scope, strict=True)
         )
         time = f"t.{table.time_column}"
+        complete = "count(*) FILTER (WHERE t.complete)" if "complete" in table.schema else "NULL::bigint"
         statement = (
             "WITH written AS ("  # noqa: S608
-            f"SELECT {time}::date AS day, count(*) AS rows, {day_digest('t')} AS digest FROM md.{table.name} t "
-            f"WHERE {condition} AND {time} >= to_timestamp($3 / 1000.0) AND {time} < to_timestamp($4 / 1000.0) GROUP BY 1"
+            f"SELECT {time}::date AS day, count(*) AS rows, {day_digest('t')} AS digest, {complete} AS complete "
+            f"FROM md.{table.name} t WHERE {condition} "
+            f"AND {time} >= to_timestamp($3 / 1000.0) AND {time} < to_timestamp($4 / 1000.0) GROUP BY 1"
             "), gone AS (DELETE FROM md.day WHERE symbol_id = $1 AND asset = $2 "
             "AND day >= to_timestamp($3 / 1000.0)::date AND day < to_timestamp($4 / 1000.0)::date "
             "AND day NOT IN (SELECT day FROM written)) "
-            "INSERT INTO md.day AS d SELECT $1, $2, day, rows, digest FROM written "
-            "ON CONFLICT (symbol_id, asset, day) DO UPDATE SET rows = excluded.rows, digest = excluded.digest "
-            "RETURNING day, rows"
+            "INSERT INTO md.day AS d SELECT $1, $2, day, rows, digest, complete FROM written "
+            "ON CONFLICT (symbol_id, asset, day) DO UPDATE "
+            "SET rows = excluded.rows, digest = excluded.digest, complete = excluded.complete RETURNING day, rows"
         )
         rows = self._run(lambda c: c.fetch(statement, self._id(symbol), asset, float(lo_ms), float(hi_ms)))
         return {row["day"].isoformat(): row["rows"] for row in rows}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rocksdict import Options, Rdict
 
 from resources.journal import TradeJournal
 from resources.simulator.synthetic import SyntheticMarket
@@ -111,6 +112,26 @@ def test_a_deleted_batch_is_fetched_again(tmp_path: Path) -> None:
                 journal.delete_batch("BTCUSDT", second_ms)
         assert collected(folder, port)["new_batches"] == 3
     assert_exactly_the_market(folder)
+
+
+def test_a_damaged_batch_is_set_aside_and_fetched_again(tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    with exchange(tmp_path) as port:
+        collected(folder, port)
+        with TradeJournal.write(folder) as journal:
+            second_ms = journal.seconds("BTCUSDT")[100]
+        live = Rdict(str(folder / "live"), Options(raw_mode=True))
+        batches, key = live.get_column_family("trades"), f"trades:BTCUSDT:{second_ms:013d}".encode()
+        damaged = batches[key][:-1] + b"?"
+        batches[key] = damaged
+        batches.close()
+        live.close()
+        assert collected(folder, port)["new_batches"] == 1
+    assert_exactly_the_market(folder)
+    with TradeJournal.read(folder) as journal:
+        ((kept_ms, reason, content),) = journal.quarantined()
+    assert (kept_ms, content) == (second_ms, damaged)
+    assert "BTCUSDT" in reason
 
 
 def test_a_collector_that_is_killed_again_and_again_loses_nothing_it_acknowledged(tmp_path: Path) -> None:

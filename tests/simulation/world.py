@@ -23,6 +23,7 @@ START_MS = 1_760_054_400_000
 DAY_S = 86_400.0
 CALM_S = 3_600.0
 KEPT_S = 3_600.0
+MOST_PENDING = 60
 SYMBOLS = ("BTCUSDT", "币安人生USDT")
 INSTRUMENTS = {name: Instrument("sim", name, name[:-4], "USDT", 2, 3) for name in SYMBOLS}
 
@@ -174,7 +175,10 @@ class World:
     def _arrive(self, key: tuple[int, int], wire: Wire, frame: bytes, symbol: str, number: int) -> None:
         if key[0] == self.life and self.core is not None and not wire.dead and wire.open:
             self.counts["frames"] += 1
+            full = self.core.pending >= MOST_PENDING
             self.core.received(key[1], frame, self.now_s)
+            if full and not any(isinstance(c, Disconnect) for c in self.core.waiting) and key in self.wires:
+                raise Broken(f"{symbol} {number} is dropped, and its connection is kept")
             self.delivered[symbol].add(number)
 
     def _answer(self, life: int, fetch: Fetch, asked_ms: int, refused: bool) -> None:
@@ -200,7 +204,7 @@ class World:
 
     def _boot(self) -> None:
         self.life += 1
-        self.core = CollectorCore(INSTRUMENTS, self.journal.ledgers, START_MS, self.random.uniform, most_pending=60)
+        self.core = CollectorCore(INSTRUMENTS, self.journal.ledgers, START_MS, self.random.uniform, MOST_PENDING)
         self._tick(self.life)
         self._flush(self.life)
 
@@ -383,7 +387,9 @@ class World:
                 raise Broken(f"{symbol} is not proven from the start")
             if self.planned and (lost := {t.agg_trade_id for t in source[1:]} - self.delivered[symbol]):
                 raise Broken(f"{symbol} {min(lost)} was not delivered, although nothing failed")
-        for longest_s, most in ((60.0, 25), (300.0, 100)):
+        if not self.wires:
+            raise Broken("nothing is connected, half an hour after the last fault")
+        for longest_s, most in ((60.0, 20), (300.0, 40)):
             for place, moment in enumerate(self.connects[:-most]):
                 if self.connects[place + most] - moment < longest_s:
                     raise Broken(f"the exchange saw {most} connections in {longest_s} seconds")

@@ -53,9 +53,9 @@ class Disconnect(msgspec.Struct, frozen=True):
 
 
 class Quarantine(msgspec.Struct, frozen=True):
-    """Keep a frame that was not understood, as it came."""
+    """Keep a frame that was not understood, as it came; `time_ms` is the newest exchange time seen before it."""
 
-    number: int
+    time_ms: int
     reason: str
     frame: bytes
 
@@ -113,7 +113,8 @@ class CollectorCore:
         self.streams = {name: SymbolStream(name, ledgers.get(name, ()), since_ms) for name in instruments}
         self.statistics: Counter[str] = Counter()
         self.bad_frames: Counter[str] = Counter()
-        self._commands: list[Command] = []
+        self.waiting: list[Command] = []
+        """What `commands` will return."""
         self._connections: dict[int, _Connection] = {}
         self._opened = 0
         self._backoff = Backoff(uniform)
@@ -187,6 +188,12 @@ class CollectorCore:
         """Ask soon for the end of every symbol's trades."""
         self._look_at_all(now_s)
 
+    def ask_again(self, now_s: float) -> None:
+        """Ask for everything that is missing, ids that the exchange once did not have included."""
+        for stream in self.streams.values():
+            stream.ledger.doubt_absent()
+        self._look_at_all(now_s)
+
     def stop(self) -> None:
         """Close all connections and open none again."""
         self._stopped, self._connect_at_s = True, None
@@ -205,11 +212,11 @@ class CollectorCore:
             fetch = stream.next_fetch(now_s) if self._pending < self._most_pending else None
             if fetch is not None:
                 self.statistics["fetches"] += 1
-                self._commands.append(fetch)
+                self.waiting.append(fetch)
 
     def commands(self) -> list[Command]:
         """Return what is to be done, in order, once."""
-        commands, self._commands = self._commands, []
+        commands, self.waiting = self.waiting, []
         return commands
 
     def take_pending(self) -> Pending:
@@ -240,7 +247,7 @@ class CollectorCore:
         self._connect_at_s = None
         self._opened += 1
         self._connections[self._opened] = _Connection(self._opened)
-        self._commands.append(Connect(self._opened))
+        self.waiting.append(Connect(self._opened))
 
     def _replace(self, now_s: float) -> None:
         """Open another connection beside the one there is, unless one is on its way already."""
@@ -269,7 +276,7 @@ class CollectorCore:
     def _close(self, connections: Iterable[int], reason: str) -> None:
         for connection in connections:
             del self._connections[connection]
-            self._commands.append(Disconnect(connection, reason))
+            self.waiting.append(Disconnect(connection, reason))
 
     def _stalled(self, age_ms: int, now_s: float) -> bool:
         """Return whether a trade of this age came while a connection was open that has not brought it."""
@@ -323,7 +330,7 @@ class CollectorCore:
         self.bad_frames[error.reason] += 1
         if self.bad_frames.total() <= QUARANTINED:
             raw = frame.encode() if isinstance(frame, str) else frame
-            self._commands.append(Quarantine(self.bad_frames.total(), str(error), raw[:4096]))
+            self.waiting.append(Quarantine(self._newest_ms, str(error), raw[:4096]))
 
 
 def _announces_end(frame: str | bytes) -> bool:

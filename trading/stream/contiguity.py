@@ -132,6 +132,11 @@ class Ledger:
             if held.first_id == last_id + 1:
                 held.absent_before = True
 
+    def doubt_absent(self) -> None:
+        """Treat ids that the exchange did not have like any that are missing."""
+        for held in self.ranges:
+            held.absent_before = False
+
     def _join(self, place: int) -> None:
         if not 0 <= place < len(self.ranges) - 1:
             return

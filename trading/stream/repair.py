@@ -58,12 +58,16 @@ class Fill(msgspec.Struct, array_like=True):
     Attributes:
         first_id: First of them.
         last_id: Last of them.
+        from_ms: Exchange time of the first.
+        until_ms: Of the last.
         hole: Whether later ids were held already; otherwise the stream was away, or silent.
-        waited_ms: From when the hole was seen; 0 where it was none.
+        waited_ms: How long the hole was known before it was filled; 0 where it was none.
     """
 
     first_id: int
     last_id: int
+    from_ms: int
+    until_ms: int
     hole: bool
     waited_ms: int
 
@@ -224,9 +228,10 @@ class SymbolStream:
         """Hold trades of REST and note which of them the stream had not brought."""
         held = len(self.pending)
         self.repaired += self.take(trades)
+        hole, waited_ms = waited_s is not None, round(1000 * (waited_s or 0.0))
         for trade in self.pending[held:]:
             number, last = trade.agg_trade_id, self.fills[-1] if self.fills else None
-            if last is not None and last.last_id + 1 == number and last.hole == (waited_s is not None):
-                last.last_id = number
+            if last is not None and last.last_id + 1 == number and last.hole == hole:
+                last.last_id, last.until_ms, last.waited_ms = number, trade.time_ms, waited_ms
             else:
-                self.fills.append(Fill(number, number, waited_s is not None, round(1000 * (waited_s or 0.0))))
+                self.fills.append(Fill(number, number, trade.time_ms, trade.time_ms, hole, waited_ms))

@@ -20,6 +20,7 @@ app.add_typer(config, name="config")
 
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object.")]
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder that keeps everything (TRADING_HOME).")]
+OneSymbol = Annotated[str, typer.Argument(help="Exchange name, e.g. BTCUSDT; all where none is given.")]
 SymbolOption = Annotated[str, typer.Option("--symbol", help="Exchange name, e.g. BTCUSDT.")]
 
 
@@ -149,6 +150,68 @@ def similar(
         if not as_json:
             neighbours_table(answer)
         emit(answer, as_json)
+
+
+@app.command()
+def gaps(
+    symbol: OneSymbol = "",
+    explain: Annotated[str, typer.Option(help="Ids to explain, FIRST-LAST; needs SYMBOL and --note.")] = "",
+    note: Annotated[str, typer.Option(help="Why these ids are missing.")] = "",
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """List ids that are missing, or that came over REST because the stream had not brought them."""
+    with speaking_plainly(as_json):
+        from resources.stores import open_stores
+        from trading_assets.cli import gaps as command
+
+        with open_stores(home_path(home)) as stores:
+            names = command.symbols_of(stores, symbol)
+            answer = command.gaps(stores, names)
+            if explain or note:
+                command.explain(stores, symbol, explain, note)
+                answer = command.gaps(stores, names)
+        if not as_json:
+            command.print_gaps(answer)
+        emit(answer, as_json)
+
+
+@app.command()
+def repair(home: HomeOption = None, as_json: Json = False) -> None:
+    """Ask the exchange again for every id that is missing, those once found absent included."""
+    with speaking_plainly(as_json):
+        from resources.stores import open_stores
+        from trading_assets.cli import gaps as command
+
+        with open_stores(home_path(home)) as stores:
+            answer = command.repair(stores, quiet=as_json)
+        if not as_json:
+            typer.echo(
+                f"{answer['repaired']} trades came over REST; the exchange lacks {len(answer['absent'])} ranges of ids"
+            )
+        emit(answer, as_json)
+
+
+@app.command()
+def coverage(
+    symbol: OneSymbol = "",
+    start: Annotated[str | None, typer.Option(help="First UTC day; default: 30 days back.")] = None,
+    end: Annotated[str | None, typer.Option(help="UTC day before which it ends; default: the present.")] = None,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is there by symbol, day and dataset: available, degraded, pending, empty or missing."""
+    with speaking_plainly(as_json):
+        from resources.stores import open_stores
+        from trading_assets.cli import gaps as command
+
+        lo_ms = moment_ms(start, 0, "--start") if start else None
+        hi_ms = moment_ms(end, 0, "--end") if end else None
+        with open_stores(home_path(home)) as stores:
+            rows, summary = command.covered(stores, command.symbols_of(stores, symbol), lo_ms, hi_ms)
+        if not as_json:
+            command.print_coverage(rows)
+        emit({"days": rows, "summary": summary}, as_json)
 
 
 @app.command()
