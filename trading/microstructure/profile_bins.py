@@ -1,0 +1,107 @@
+"""Bins of a profile: equal ranges of price ticks on one grid that starts at zero, with the lots that traded in each.
+
+An array of bins has shape (n, 3): lots bought, lots sold and trades, by rising price, empty bins among them.
+"""
+
+from typing import Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from trading.errors import TradingError
+
+MAX_BINS: Final = 200
+ADAPTIVE_BINS: Final = 100
+SMALLEST_ADAPTIVE_TICKS: Final = 10
+BUY, SELL, COUNT = 0, 1, 2
+
+
+class BadBinSize(TradingError):
+    """A bin holds no tick, or there would be too many bins."""
+
+
+def adaptive_bin_ticks(low_tick: int, high_tick: int) -> int:
+    """Return the ticks of a bin for a range of prices: a hundredth of it rounded up, at least ten (seed 003)."""
+    return max(SMALLEST_ADAPTIVE_TICKS, -(-(high_tick - low_tick) // ADAPTIVE_BINS))
+
+
+def empty_bins(low_tick: int, high_tick: int, bin_ticks: int) -> tuple[int, NDArray[np.int64]]:
+    """Return the lower edge (ticks) of the bin that holds `low_tick`, and bins of zeros up to `high_tick`.
+
+    Raises:
+        BadBinSize: `bin_ticks` is below 1 or gives more than `MAX_BINS`.
+    """
+    if bin_ticks < 1:
+        raise BadBinSize(f"a bin of {bin_ticks} ticks holds no price", "use 1 tick or more")
+    first = low_tick // bin_ticks
+    count = high_tick // bin_ticks - first + 1
+    if count > MAX_BINS:
+        enough = (high_tick - low_tick) // (MAX_BINS - 1) + 1
+        raise BadBinSize(
+            f"bins of {bin_ticks} ticks would be {count}, at most {MAX_BINS} are made", f"use {enough} ticks or more"
+        )
+    return first * bin_ticks, np.zeros((count, 3), np.int64)
+
+
+@njit(cache=True)
+def fill_from_trades(
+    ticks: NDArray[np.int64],
+    lots: NDArray[np.int64],
+    buyer_is_maker: NDArray[np.bool_],
+    first_tick: int,
+    bin_ticks: int,
+    bins: NDArray[np.int64],
+) -> None:
+    """Add each trade to its bin; all ticks lie inside the bins."""
+    for index in range(ticks.size):
+        # Unsigned division needs no sign to be fixed: twice as fast here.
+        row = np.uint64(ticks[index] - first_tick) // np.uint64(bin_ticks)
+        bins[row, SELL if buyer_is_maker[index] else BUY] += lots[index]
+        bins[row, COUNT] += 1
+
+
+@njit(cache=True)
+def fill_from_levels(
+    ticks: NDArray[np.int64],
+    buy_lots: NDArray[np.int64],
+    sell_lots: NDArray[np.int64],
+    trade_count: NDArray[np.int64],
+    first_tick: int,
+    bin_ticks: int,
+    bins: NDArray[np.int64],
+) -> None:
+    """Add sums by tick to their bins; all ticks lie inside the bins."""
+    for index in range(ticks.size):
+        row = np.uint64(ticks[index] - first_tick) // np.uint64(bin_ticks)
+        bins[row, BUY] += buy_lots[index]
+        bins[row, SELL] += sell_lots[index]
+        bins[row, COUNT] += trade_count[index]
+
+
+def point_of_control(lots: list[int]) -> int:
+    """Return the index of the bin with the most lots; of equals the nearest to the middle, then the lower."""
+    most, middle = max(lots), len(lots) - 1
+    return min((i for i, lot in enumerate(lots) if lot == most), key=lambda i: (abs(2 * i - middle), i))
+
+
+def value_area(lots: list[int], start: int, share_pct: int) -> tuple[int, int, int]:
+    """Grow an area from bin `start` until it holds at least `share_pct` percent of all lots.
+
+    Each step takes the neighbour with more lots, of equals the upper.
+
+    Returns:
+        First and last bin of the area, and its lots.
+    """
+    low = high = start
+    held, total = lots[start], sum(lots)
+    while held * 100 < total * share_pct:
+        below = lots[low - 1] if low > 0 else -1
+        above = lots[high + 1] if high + 1 < len(lots) else -1
+        if above >= below:
+            high += 1
+            held += above
+        else:
+            low -= 1
+            held += below
+    return low, high, held
