@@ -3,12 +3,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import candles, indicators
+from benchmarks import candles, indicators, profile
 from benchmarks.comparison import OURS, UnequalResults, compare
 from trading_assets.cli.main import app
 
 
-@pytest.mark.parametrize(("module", "size"), [(candles, 5_000), (indicators, 5_000)])
+@pytest.mark.parametrize(("module", "size"), [(candles, 5_000), (indicators, 5_000), (profile, 5_000)])
 def test_every_way_that_is_measured_gives_our_result(module, size: int) -> None:
     for comparison in module.comparisons(size):
         assert all(rate > 0 for rate in comparison.describe()["rates"].values())

@@ -5,7 +5,7 @@ from typing import Any
 
 from trading.errors import TradingError
 
-SUBJECTS = ("candles", "indicators")
+SUBJECTS = ("candles", "indicators", "profile")
 
 
 class UnknownBenchmark(TradingError):
