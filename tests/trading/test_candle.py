@@ -1,5 +1,7 @@
 """Candles: made from trades and rolled up, the same whichever way."""
 
+from collections import defaultdict
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from trading.market.candle import (
     roll_up,
     unproven,
 )
-from trading.market.instrument import Instrument
+from trading.market.instrument import LARGEST, Instrument
 from trading.market.timeframe import DAY_MS, MINUTE_MS, ROLLED_UP, Timeframe
 from trading.market.trade import AggTrade, trades_frame
 
@@ -44,19 +46,37 @@ def test_a_rolled_up_bar_equals_the_bar_made_from_the_trades(made: list[AggTrade
     assert rolled.select(same).equals(direct.select(same))
 
 
-@given(trades())
-@settings(max_examples=30)
-def test_a_candle_is_what_a_plain_loop_over_its_trades_says(made: list[AggTrade]) -> None:
-    for bar in candles_from_trades(trades_frame(made), BTC, Timeframe.M1, ALL_TIME).iter_rows(named=True):
-        inside = [t for t in made if bar["open_time"] <= t.time_ms < bar["open_time"] + MINUTE_MS]
-        prices = [BTC.price(t.price) for t in inside]
+@given(st.data())
+@settings(max_examples=60)
+def test_a_candle_is_what_a_plain_loop_over_its_trades_says(data: st.DataObject) -> None:
+    largest = data.draw(st.sampled_from([10**7, 2**59]), "largest price and quantity")  # sums of 64 and of 128 bits
+    step = st.tuples(st.integers(-90_000, 200_000), st.integers(1, largest), st.integers(1, largest // 64))
+    time_ms, fill, made = T0, LARGEST - 1_000, []
+    for number, (after, price, quantity) in enumerate(data.draw(st.lists(step, min_size=1, max_size=60))):
+        time_ms += after  # ids are in order, times need not be
+        made.append(AggTrade(number, price, quantity, fill, fill + number % 3, time_ms, False))
+        fill += number % 3 + 1
+    bars = candles_from_trades(trades_frame(made), BTC, Timeframe.M1, ALL_TIME)
+    inside: dict[int, list[AggTrade]] = defaultdict(list)
+    for trade in made:
+        inside[trade.time_ms // MINUTE_MS * MINUTE_MS].append(trade)
+    assert bars["open_time"].to_list() == sorted(inside)
+    for bar in bars.iter_rows(named=True):
+        of_bar = inside[bar["open_time"]]
+        prices = [BTC.price(t.price) for t in of_bar]
         assert (bar["open"], bar["high"], bar["low"], bar["close"]) == (
             prices[0],
             max(prices),
             min(prices),
             prices[-1],
         )
-        assert bar["volume"] == BTC.quantity(sum(t.quantity for t in inside))
+        assert bar["volume"] == BTC.quantity(sum(t.quantity for t in of_bar))
+        assert bar["quote_volume"] == float(sum(t.price * t.quantity for t in of_bar)) / 10**7
+        assert bar["trade_count"] == sum(t.last_trade_id - t.first_trade_id + 1 for t in of_bar)
+        assert (bar["first_agg_trade_id"], bar["last_agg_trade_id"]) == (
+            of_bar[0].agg_trade_id,
+            of_bar[-1].agg_trade_id,
+        )
 
 
 def test_a_candle_whose_interval_is_not_proven_is_not_complete() -> None:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from trading.errors import TradingError
 from trading.market.instrument import Instrument, exact_quotient
@@ -32,6 +34,8 @@ CANDLE_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
     "n_present": pl.Int32,
     "n_expected": pl.Int32,
 }
+
+SUMMED: Final = ("agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id")
 
 RANK: Final = {"trades": 4, "kline": 3, "incomplete_trades": 2, "rollup": 1}
 """Which source of one candle is believed; a write never replaces a higher rank by a lower one."""
@@ -63,22 +67,7 @@ def candles_from_trades(
     """
     if trades.is_empty():
         return empty_candles()
-    bars = (
-        trades.with_columns(open_time=pl.col("time_ms") // timeframe.ms * timeframe.ms)
-        .group_by("open_time", maintain_order=True)
-        .agg(
-            open=pl.col("price").first(),
-            high=pl.col("price").max(),
-            low=pl.col("price").min(),
-            close=pl.col("price").last(),
-            volume=pl.col("quantity").sum(),
-            quote_volume=(pl.col("price").cast(pl.Int128) * pl.col("quantity")).sum(),
-            trade_count=(pl.col("last_trade_id") - pl.col("first_trade_id") + 1).sum(),
-            first_agg_trade_id=pl.col("agg_trade_id").min(),
-            last_agg_trade_id=pl.col("agg_trade_id").max(),
-        )
-        .sort("open_time")
-    )
+    bars = _sums(trades, timeframe)
     inside = pl.lit(False)
     for lo, hi in proven:
         inside = inside | ((pl.col("open_time") >= lo) & (pl.col("open_time") + timeframe.ms <= hi))
@@ -92,6 +81,43 @@ def candles_from_trades(
         n_present=pl.lit(1, pl.Int32),
         n_expected=pl.lit(1, pl.Int32),
     ).select(pl.col(name).cast(kind) for name, kind in CANDLE_SCHEMA.items())
+
+
+def _sums(trades: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
+    """Return prices in ticks and sums in lots of each bucket, by rising `open_time`.
+
+    Trades of one bucket lie side by side, so that columns are reduced between edges, ten times as fast as grouping. One
+    more column as long as the trades would cost as much as all the rest: its pages come fresh from the system.
+    """
+    times = trades["time_ms"].to_numpy()
+    if np.any(times[1:] < times[:-1]):  # ids are in order, yet the exchange's clock may step back
+        trades = trades.sort(pl.col("time_ms") // timeframe.ms, maintain_order=True)
+    open_times, ends = _edges(trades["time_ms"].to_numpy(), timeframe)
+    starts = np.append(0, ends[:-1] + 1)
+    ids, price, lots, first, last = (trades[name].to_numpy() for name in SUMMED)
+    bars = {
+        "open_time": open_times,
+        "open": price[starts],
+        "high": np.maximum.reduceat(price, starts),
+        "low": np.minimum.reduceat(price, starts),
+        "close": price[ends],
+        "volume": np.add.reduceat(lots, starts),
+        # Each sum may pass 2^63 and wrap; their difference is right all the same.
+        "trade_count": np.add.reduceat(last, starts) - np.add.reduceat(first, starts) + ends - starts + 1,
+        "first_agg_trade_id": ids[starts],
+        "last_agg_trade_id": ids[ends],
+    }
+    if np.max(bars["high"] * 1.0 * bars["volume"]) < 2**62:
+        return pl.DataFrame(bars | {"quote_volume": np.add.reduceat(price * lots, starts)})
+    paid = (trades["price"].cast(pl.Int128) * trades["quantity"]).cum_sum()[ends]
+    return pl.DataFrame(bars | {"quote_volume": paid - paid.shift(1, fill_value=0)})
+
+
+def _edges(times: NDArray[np.int64], timeframe: Timeframe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the open time of each bucket that holds a moment, and the place of its last one."""
+    buckets = times // timeframe.ms
+    ends = np.append(np.flatnonzero(buckets[1:] != buckets[:-1]), len(buckets) - 1)
+    return buckets[ends] * timeframe.ms, ends
 
 
 def merge_sources(from_trades: pl.DataFrame, klines: pl.DataFrame) -> pl.DataFrame:
