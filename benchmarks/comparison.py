@@ -41,13 +41,13 @@ class Comparison:
         """Return how many times as fast ours is."""
         return self.seconds[way] / self.seconds[OURS]
 
+    def ratios(self) -> dict[str, float]:
+        """Return how many times as fast ours is as each other way, by `<name>_vs_<way>`."""
+        return {f"{self.name}_vs_{way}": round(self.against(way), 2) for way in self.seconds if way != OURS}
+
     def describe(self) -> dict[str, Any]:
-        """Return rates and ratios for a machine."""
-        return {
-            "unit": self.unit,
-            "rates": {way: round(self.rate(way)) for way in self.seconds},
-            "ours_vs": {way: round(self.against(way), 2) for way in self.seconds if way != OURS},
-        }
+        """Return the rates for a machine."""
+        return {"unit": self.unit, "rates": {way: round(self.rate(way)) for way in self.seconds}}
 
 
 def compare(

@@ -17,10 +17,14 @@ BIN_TICKS = 250
 """Fixed, so that each way does the same; finding the range is part of it."""
 
 
-def in_python(rows: list[tuple[int, int, bool]], size: int) -> tuple[int, int, int, list[list[int]]]:
+def in_python(
+    rows: list[tuple[int, int, int, bool]], lo_ms: int, hi_ms: int, size: int
+) -> tuple[int, int, int, list[list[int]]]:
     """Count row by row, as one writes it first; returns lower edge, area and bins."""
     held: dict[int, list[int]] = {}
-    for price, quantity, buyer_is_maker in rows:
+    for time_ms, price, quantity, buyer_is_maker in rows:
+        if not lo_ms <= time_ms < hi_ms:
+            continue
         index = price // size
         row = held.get(index)
         if row is None:
@@ -32,8 +36,10 @@ def in_python(rows: list[tuple[int, int, bool]], size: int) -> tuple[int, int, i
     return _with_area(first, bins)
 
 
-def in_numpy(price: np.ndarray, quantity: np.ndarray, buyer_is_maker: np.ndarray, size: int) -> Any:
+def in_numpy(columns: list[np.ndarray], lo_ms: int, hi_ms: int, size: int) -> Any:
     """Count with `bincount`, whose sums are floats: exact below 2^53."""
+    inside = (columns[0] >= lo_ms) & (columns[0] < hi_ms)
+    price, quantity, buyer_is_maker = (column[inside] for column in columns[1:])
     index = price // size
     first = int(index.min())
     index -= first
@@ -98,18 +104,18 @@ def _same(ours: VolumeProfile, other: Any) -> bool:
 def comparisons(count: int = 1_000_000) -> Iterator[Comparison]:
     """Yield each comparison as it is done."""
     frame, end_ms = trades(count), START_MS + DAY_MS
-    named = ("price", "quantity", "buyer_is_maker")
+    named = ("time_ms", "price", "quantity", "buyer_is_maker")
     rows = frame.select(named).rows()
     columns = [frame[name].to_numpy() for name in named]
     yield compare(
-        "volume_profile",
+        "profile",
         count,
         "trades",
         {
             OURS: lambda: volume_profile(frame, INSTRUMENT, START_MS, end_ms, BIN_TICKS),
-            "python": lambda: in_python(rows, BIN_TICKS),
-            "numpy": lambda: in_numpy(*columns, BIN_TICKS),
-            "limit": lambda: at_the_limit(*columns, BIN_TICKS),
+            "python": lambda: in_python(rows, START_MS, end_ms, BIN_TICKS),
+            "numpy": lambda: in_numpy(columns, START_MS, end_ms, BIN_TICKS),
+            "limit": lambda: at_the_limit(*columns[1:], BIN_TICKS),
         },
         _same,
     )
@@ -123,7 +129,7 @@ def _a_window_of_minutes(count: int) -> Comparison:
     minutes = profile_minutes(two_days).rechunk()
     lo_ms = START_MS + DAY_MS // 2 // MINUTE_MS * MINUTE_MS
     return compare(
-        "volume_profile_24h",
+        "profile_24h",
         1,
         "windows",
         {

@@ -13,7 +13,10 @@ class UnknownBenchmark(TradingError):
 
 
 def bench(subject: str, quiet: bool) -> dict[str, Any]:
-    """Run the comparisons of one subject, or of all, and return rates and ratios by name.
+    """Run the comparisons of one subject, or of all.
+
+    Returns:
+        The rates of each comparison by its name, and how many times as fast ours is by `<name>_vs_<way>`.
 
     Raises:
         UnknownBenchmark: Neither a subject nor `all`.
@@ -27,7 +30,7 @@ def bench(subject: str, quiet: bool) -> dict[str, Any]:
     for name in SUBJECTS if subject == "all" else (subject,):
         with console.status(f"measuring {name}"):
             for comparison in import_module(f"benchmarks.{name}").comparisons():
-                answer[comparison.name] = comparison.describe()
+                answer |= {comparison.name: comparison.describe(), **comparison.ratios()}
                 if not quiet:
                     _print(comparison)
     return answer
