@@ -7,18 +7,18 @@ how often a level changed within it nor that it was emptied and refilled: given 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from trading.errors import TradingError
 from trading.market.book import BookSnapshot
 from trading.market.instrument import Instrument
 from trading.market.timeframe import SECOND_MS
 from trading.microstructure.terms import SIDES, BookSide, Severity, check_window
+from trading.stream.events import DepthDiff
 
 STUFFING_UPDATES: Final = 500
 STUFFING_FILLS: Final = 0.1
@@ -29,30 +29,6 @@ LEAST_DEVIATION: Final = 0.2
 
 MAD_TO_DEVIATION: Final = 1.4826
 """A normal distribution's standard deviation, by its median absolute deviation."""
-
-
-class BookDiff(Protocol):
-    """Levels that changed at one moment; shape (n, 2), ticks and new lots, 0 where the level is gone."""
-
-    @property
-    def time_ms(self) -> int:
-        """Exchange time, epoch milliseconds."""
-        ...
-
-    @property
-    def first_update_id(self) -> int:
-        """The first change that is summed."""
-        ...
-
-    @property
-    def bids(self) -> NDArray[np.int64]:
-        """Bids that changed."""
-        ...
-
-    @property
-    def asks(self) -> NDArray[np.int64]:
-        """Asks that changed."""
-        ...
 
 
 class NeedsRawDiffs(TradingError):
@@ -124,7 +100,7 @@ class _Level:
         self.lots, self.largest = lots, max(self.largest, lots)
 
 
-def updates_per_s(diffs: Sequence[BookDiff | BookSnapshot], lo_ms: int, hi_ms: int) -> float:
+def updates_per_s(diffs: Sequence[DepthDiff | BookSnapshot], lo_ms: int, hi_ms: int) -> float:
     """Return the levels changed a second in `[lo_ms, hi_ms)`.
 
     Raises:
@@ -136,7 +112,7 @@ def updates_per_s(diffs: Sequence[BookDiff | BookSnapshot], lo_ms: int, hi_ms: i
 
 
 def quote_stuffing(
-    diffs: Sequence[BookDiff | BookSnapshot], trades: pl.DataFrame, lo_ms: int, hi_ms: int
+    diffs: Sequence[DepthDiff | BookSnapshot], trades: pl.DataFrame, lo_ms: int, hi_ms: int
 ) -> QuoteStuffing | None:
     """Return quote stuffing in `[lo_ms, hi_ms)`: above 500 updates a second with fewer than 10 % fills, or None.
 
@@ -163,7 +139,7 @@ def quote_stuffing(
 
 
 def icebergs(
-    book: BookSnapshot, diffs: Sequence[BookDiff | BookSnapshot], trades: pl.DataFrame, instrument: Instrument
+    book: BookSnapshot, diffs: Sequence[DepthDiff | BookSnapshot], trades: pl.DataFrame, instrument: Instrument
 ) -> tuple[Iceberg, ...]:
     """Return the levels that hide more than they show.
 
@@ -208,18 +184,18 @@ def icebergs(
     return tuple(found)
 
 
-def _raw(diffs: Sequence[BookDiff | BookSnapshot], measure: str) -> list[BookDiff]:
+def _raw(diffs: Sequence[DepthDiff | BookSnapshot], measure: str) -> list[DepthDiff]:
     raw = [diff for diff in diffs if not isinstance(diff, BookSnapshot)]
     if len(raw) < len(diffs):
         raise NeedsRawDiffs(measure)
     return raw
 
 
-def _changes(diffs: Sequence[BookDiff], lo_ms: int, hi_ms: int) -> int:
+def _changes(diffs: Sequence[DepthDiff], lo_ms: int, hi_ms: int) -> int:
     return sum(len(diff.bids) + len(diff.asks) for diff in diffs if lo_ms <= diff.time_ms < hi_ms)
 
 
-def _levels(book: BookSnapshot, diffs: Sequence[BookDiff]) -> dict[tuple[BookSide, int], _Level]:
+def _levels(book: BookSnapshot, diffs: Sequence[DepthDiff]) -> dict[tuple[BookSide, int], _Level]:
     levels: dict[tuple[BookSide, int], _Level] = {}
     for changed in (book, *diffs):
         for side in SIDES:

@@ -5,6 +5,7 @@ is none and is refused.
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Final, Literal
 
 import msgspec
@@ -171,17 +172,23 @@ def slippage(book: BookSnapshot, instrument: Instrument, taker: Literal["buy", "
     levels: NDArray[np.int64] = book.asks if taker == "buy" else book.bids
     unit = 10 ** (instrument.price_decimals + instrument.quantity_decimals)
     wanted = round(notional * unit)
-    money, lots = 0, 0.0
+    money, lots = 0, 0
     for ticks, available in levels.tolist():
         if money + ticks * available >= wanted:
-            lots += (wanted - money) / ticks
-            quantity = lots / 10**instrument.quantity_decimals
-            average = notional / quantity
-            best = instrument.price(int(levels[0, 0]))
-            return Slippage(taker, notional, notional, quantity, average, 10_000 * abs(average - best) / best)
+            # In fractions: floats would charge for an order that the best level fills whole.
+            filled = lots + Fraction(wanted - money, ticks)
+            average, best = wanted / filled, int(levels[0, 0])
+            return Slippage(
+                taker,
+                notional,
+                notional,
+                filled_quantity=float(filled / 10**instrument.quantity_decimals),
+                average_price=float(average / 10**instrument.price_decimals),
+                slippage_bps=float(10_000 * abs(average - best) / best),
+            )
         money += ticks * available
         lots += available
-    return Slippage(taker, notional, money / unit, lots / 10**instrument.quantity_decimals, None, None)
+    return Slippage(taker, notional, money / unit, instrument.quantity(lots), None, None)
 
 
 def _between(

@@ -1,35 +1,20 @@
 """Quote stuffing and icebergs: seen in raw diffs alone."""
 
-import gzip
-import json
-
-import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from tests.recorded import recorded
 from tests.trading.microstructure.made import BTC, T0, book, trades
-from trading.market.instrument import Instrument
 from trading.microstructure.diff_anomalies import NeedsRawDiffs, icebergs, quote_stuffing, updates_per_s
 from trading.microstructure.terms import EmptyWindow, Severity
+from trading.stream.events import DepthDiff
 
 
-class Diff(msgspec.Struct, frozen=True, eq=False):
-    """A raw diff."""
-
-    time_ms: int
-    first_update_id: int
-    bids: NDArray[np.int64]
-    asks: NDArray[np.int64]
-
-
-def diff(bids: list[tuple[int, int]], asks: list[tuple[int, int]] = (), after_ms: int = 0) -> Diff:
+def diff(bids: list[tuple[int, int]], asks: list[tuple[int, int]] = (), after_ms: int = 0) -> DepthDiff:
     sides = [np.array(side, np.int64).reshape(-1, 2) for side in (bids, asks)]
-    return Diff(T0 + after_ms, 1, *sides)
+    return DepthDiff(T0 + after_ms, 1, 1, None, *sides)
 
 
-def flicker(changes_per_s: int) -> list[Diff]:
+def flicker(changes_per_s: int) -> list[DepthDiff]:
     """Return ten diffs of a second that change so many levels together."""
     each = changes_per_s // 10
     return [diff([(1_000 - i, n + 1) for i in range(each)], after_ms=n * 100) for n in range(10)]
@@ -68,7 +53,7 @@ def test_five_hundred_updates_or_a_tenth_of_fills_are_none() -> None:
 START = book([(1_000, 10), (999, 50), (998, 50), (997, 50)], [(1_001, 10)])
 
 
-def refilled(times: int, shown: int = 10) -> list[Diff]:
+def refilled(times: int, shown: int = 10) -> list[DepthDiff]:
     """Return diffs that empty the best bid and fill it again."""
     return [diff([(1_000, lots)], after_ms=n) for n, lots in enumerate([0, shown] * times)]
 
@@ -130,33 +115,3 @@ def test_a_window_that_holds_no_moment_is_refused() -> None:
 def test_nothing_is_seen_in_nothing() -> None:
     assert icebergs(START, [], trades(), BTC) == ()
     assert quote_stuffing([], trades(), T0, T0 + 1) is None
-
-
-def test_genuine_diffs_of_minutes_are_counted() -> None:
-    btc = Instrument("binance", "BTCUSDT", "BTC", "USDT", 2, 8)  # old orders rest in finer lots than today's
-    lines = gzip.decompress(recorded("raw/binance_spot/btcusdt_20240808.gz").read_bytes()).splitlines()
-    events = [json.loads(line.split(b" ", 1)[1]).get("data", {}) for line in lines]
-    depth = [event for event in events if event.get("e") == "depthUpdate"]
-    diffs = [
-        Diff(
-            event["E"],
-            event["U"],
-            *(np.array([(btc.ticks(p), btc.lots(q)) for p, q in event[s]], np.int64).reshape(-1, 2) for s in "ba"),
-        )
-        for event in depth
-    ]
-    lo_ms, hi_ms = diffs[0].time_ms, diffs[-1].time_ms + 1
-    changed = sum(len(event["b"]) + len(event["a"]) for event in depth)
-    assert updates_per_s(diffs, lo_ms, hi_ms) == pytest.approx(changed * 1_000 / (hi_ms - lo_ms))
-    assert changed == 124_090
-    made = trades(
-        *(
-            (event["T"] - T0, btc.ticks(event["p"]), btc.lots(event["q"]), event["m"])
-            for event in events
-            if event.get("e") == "trade"
-        )
-    )
-    empty = book([], [])
-    for found in icebergs(empty, diffs, made, btc):
-        assert found.executed_volume > found.largest_shown
-        assert found.refill_count > 5

@@ -1,13 +1,10 @@
 """L1 metrics: what the top of a book says, and what it cannot."""
 
-import gzip
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.recorded import recorded
+from tests.trading.microstructure.captured import capture
 from tests.trading.microstructure.made import BTC, T0, book
 from trading.microstructure.l1 import CrossedBook, NoOrder, Slippage, l1_metrics, slippage
 
@@ -108,11 +105,8 @@ def test_the_microprice_lies_in_the_spread_and_imbalances_agree(down, up) -> Non
 
 
 def test_a_genuine_book_fills_fifty_thousand_at_little_cost() -> None:
-    lines = gzip.decompress(recorded("raw/binance_spot/btcusdt_20240808.gz").read_bytes()).splitlines()
-    events = (json.loads(line.split(b" ", 1)[1]) for line in lines)
-    answer = next(event for event in events if "lastUpdateId" in event)
-    sides = [[(BTC.ticks(p), BTC.lots(q)) for p, q in answer[side]] for side in ("bids", "asks")]
-    l1 = l1_metrics(book(*sides), BTC)
+    spot = capture("raw/binance_spot/btcusdt_20240808.gz")
+    l1 = l1_metrics(spot.book, spot.instrument)
     assert 0 < l1.spread_bps < 1
     assert l1.best_bid < l1.microprice < l1.best_ask
     assert all(order.slippage_bps is not None and order.slippage_bps < 5 for order in l1.slippage)
