@@ -28,7 +28,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from resources.rocksdb import Changes, Database, Durability, JournalDamaged, family
-from trading.market.timeframe import HOUR_MS, SECOND_MS
+from trading.market.timeframe import DAY_MS, HOUR_MS, SECOND_MS
 from trading.market.trade import TRADE_SCHEMA, AggTrade
 from trading.stream.batch import BatchDamaged, Columns, decode, decode_columns, encode, encode_columns
 from trading.stream.contiguity import IdRange, missing_ids, trimmed
@@ -37,6 +37,9 @@ from trading.stream.repair import Fill
 FORMAT: Final = "trade journal 2"
 VERSION: Final = 2
 """Of the frame around ledgers."""
+
+SETTLED_MS: Final = DAY_MS
+"""An hour that nobody proves complete is sealed when it is that old; what is missing then rarely comes."""
 
 FOREVER_MS: Final = 10**13 - 1
 PIECE_BYTES: Final = 2**20
@@ -116,6 +119,10 @@ class TradeJournal:
     def sync(self, when_due: bool = False) -> None:
         """Sync what was appended; `when_due`: only when the last sync is a second old."""
         self._db.sync(when_due)
+
+    def compact(self) -> None:
+        """Rewrite the tables now, as RocksDB does by and by; gives back the space of what was deleted."""
+        self._db.compact()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -210,6 +217,27 @@ class TradeJournal:
         _put_framed(changes, b"retired:" + symbol.encode(), now)
         self._db.commit(changes)
 
+    def maintain(self, symbol: str, now_ms: int, retention_ms: int, verified_until_ms: int) -> int:
+        """Seal the oldest hour that is ready and drop what is old; return how many hours were sealed, one at most.
+
+        An hour is ready when the ledger proves it whole, or is `SETTLED_MS` in the past. One call costs one hour's sealing,
+        so the writer's thread can make it between two batches: once an hour keeps up, more often catches up.
+
+        Args:
+            symbol: Whose trades.
+            now_ms: The exchange's clock.
+            retention_ms: How long trades are kept.
+            verified_until_ms: Trades from here on are kept whatever their age, as nobody else is known to have them.
+        """
+        self.retire(symbol, min(now_ms - retention_ms, verified_until_ms))
+        proven = [(r.proven_from_ms, r.proven_until_ms) for r in self.ledger(symbol)]
+        for hour_ms in self._unsealed_hours(symbol):
+            end_ms = hour_ms + HOUR_MS
+            if end_ms <= now_ms - SETTLED_MS or any(lo <= hour_ms and end_ms <= hi for lo, hi in proven):
+                self.seal(symbol, hour_ms)
+                return 1
+        return 0
+
     def delete_batch(self, symbol: str, second_ms: int) -> None:
         """Delete one second's batch; the ledger goes on claiming its ids, so that the loss is found and repaired."""
         changes = self._db.changes()
@@ -283,6 +311,14 @@ class TradeJournal:
         """Return the ids that the ledger claims and no batch holds, as (first, last)."""
         ids = [_columns(piece)[ID] for piece in _pieces(self._entries(symbol, 0, FOREVER_MS))]
         return missing_ids(self.ledger(symbol), np.unique(np.concatenate(ids)) if ids else [])
+
+    def _unsealed_hours(self, symbol: str) -> Iterator[int]:
+        """Yield the hours in which seconds have batches of their own, by one seek an hour."""
+        hour_ms = 0
+        while first := next(self._db.scan("trades", *_span("trades", symbol, hour_ms, FOREVER_MS)), None):
+            hour_ms = _start_ms(first[0]) // HOUR_MS * HOUR_MS
+            yield hour_ms
+            hour_ms += HOUR_MS
 
     def _last_before(self, symbol: str, edge_ms: int) -> tuple[int, int] | None:
         """Return id and time of the last trade before a whole hour."""

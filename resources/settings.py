@@ -131,6 +131,9 @@ SETTINGS: Final = (
     Setting(
         "journal", "journal_durability", "JOURNAL_DURABILITY", "second", _SYNC, "The journal's sync: second or fsync"
     ),
+    Setting(
+        "journal", "journal_retention_days", "JOURNAL_RETENTION_DAYS", 7, _whole(1, 36500), "Days of trades it keeps"
+    ),
     Setting("lmdb", "lmdb_path", "LMDB_PATH", "", _folder, "LMDB of an external producer; empty: the home's own"),
     Setting("lmdb", "lmdb_max_size_gb", "LMDB_MAX_SIZE_GB", 10, _whole(1, 4096), "Size of the LMDB map, GiB"),
     Setting("lmdb", "lmdb_retention_days", "LMDB_RETENTION_DAYS", 400, _whole(1, 36500), "Days kept in LMDB"),
@@ -155,6 +158,7 @@ class Settings:
     exchange_ws_url: str
     port: int
     journal_durability: str
+    journal_retention_days: int
     lmdb_path: Path | None
     lmdb_max_size_gb: int
     lmdb_retention_days: int

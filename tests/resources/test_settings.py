@@ -92,6 +92,7 @@ BAD_VARIABLES = [
     ("JOURNAL_DURABILITY", "", "journal_durability"),
     ("JOURNAL_DURABILITY", "none", "journal_durability"),
     ("JOURNAL_DURABILITY", "FSYNC", "journal_durability"),
+    ("JOURNAL_RETENTION_DAYS", "0", "journal_retention_days"),
     ("LMDB_PATH", "a\0b", "lmdb_path"),
     ("LMDB_MAX_SIZE_GB", "0", "lmdb_max_size_gb"),
     ("LMDB_MAX_SIZE_GB", "10GB", "lmdb_max_size_gb"),
