@@ -6,12 +6,13 @@ unpickles what it reads. What keys and values mean is not known here (`resources
 """
 
 import hashlib
+import os
 import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -163,6 +164,8 @@ class Database:
         directory.mkdir(parents=True, exist_ok=True)
         with WriterLock.held(directory / "writer.lock", patience_s) as lock:
             _require_format(directory, name)
+            if not (directory / "FORMAT").exists():
+                _publish(directory / "FORMAT", name)
             opened = cls(directory, directory / "live", families, AccessType.read_write(), lock, durability, clock)
             try:
                 yield opened
@@ -175,19 +178,41 @@ class Database:
     @classmethod
     @contextmanager
     def read(cls, directory: Path, name: str, families: Families) -> Iterator["Database"]:
-        """Open the newest checkpoint; a living writer is asked for a new one, a dead one's directory is checkpointed."""
+        """Open the newest checkpoint; a living writer is asked for a new one, a dead one's directory is checkpointed.
+
+        Raises:
+            JournalFormat: It holds something else.
+            JournalHeld: A writer that makes no checkpoints has it, and there is none yet.
+            JournalFailed: RocksDB cannot open it.
+        """
+        _require_format(directory, name)
         checkpoint = _newest_checkpoint(directory, name, families)
-        opened = cls(directory, checkpoint, families, AccessType.read_only())
+        try:
+            opened = cls(directory, checkpoint, families, AccessType.read_only())
+        except JournalFailed:
+            if checkpoint == _current_checkpoint(directory):
+                raise
+            # Other readers asked for two newer ones meanwhile, so this one is gone.
+            checkpoint = _newest_checkpoint(directory, name, families)
+            opened = cls(directory, checkpoint, families, AccessType.read_only())
         try:
             yield opened
         finally:
             opened.close()
 
     def close(self) -> None:
-        """Let go of the files; RocksDB keeps them for as long as any handle lives."""
+        """Let go of the files; RocksDB keeps them for as long as any handle lives.
+
+        Raises:
+            JournalFailed: Closing failed; after an earlier failure that is no news.
+        """
+        failed = self._failure
         self._handles.clear()
         for opened in (*self._families.values(), self._db):
-            opened.close()
+            with suppress(JournalFailed):
+                self._asked("closed", opened.close)
+        if self._failure is not failed:
+            raise self._failure
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -238,9 +263,7 @@ class Database:
         numbers = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
         made = folder / str(numbers[-1] + 1 if numbers else 1)
         self._asked("checkpointed", lambda: Checkpoint(self._db).create_checkpoint(str(made)))
-        unfinished = folder / "CURRENT.unfinished"
-        unfinished.write_text(made.name, encoding="utf-8")
-        unfinished.replace(folder / "CURRENT")
+        _publish(folder / "CURRENT", made.name)
         for number in numbers[: len(numbers) + 1 - CHECKPOINTS_KEPT]:
             shutil.rmtree(folder / str(number), ignore_errors=True)
         return made
@@ -263,7 +286,7 @@ class Database:
         try:
             return call()
         except Exception as error:  # rocksdict raises bare exceptions
-            self._failure = JournalFailed(
+            self._failure = self._failure or JournalFailed(
                 f"the journal {self.directory} cannot be {what}: {error}",
                 "mend the disk and start the collector again; what was acknowledged is kept, the rest is repaired",
             )
@@ -318,19 +341,31 @@ def _damaged(directory: Path, error: Exception) -> JournalDamaged:
     )
 
 
+def _publish(file: Path, text: str) -> None:
+    """Replace a small file, so that the loss of power leaves the old content or the new one."""
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    with unfinished.open("w", encoding="utf-8") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    unfinished.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def _require_format(directory: Path, name: str) -> None:
-    """Stamp a new directory with its format, and refuse one of another."""
+    """Refuse a directory of another format; one that was never written has none."""
     stamp = directory / "FORMAT"
-    if not stamp.exists() and not (directory / "live").exists():
-        unfinished = directory / "FORMAT.unfinished"
-        unfinished.write_text(name, encoding="utf-8")
-        unfinished.replace(stamp)
-    found = stamp.read_text(encoding="utf-8", errors="replace").strip() if stamp.exists() else "unknown"
-    if found != name:
-        raise JournalFormat(
-            f"{directory} holds format {found[:40]!r} and not {name!r}",
-            "move it away and start the collector, which fetches its trades again",
-        )
+    if stamp.exists() or (directory / "live").exists():
+        found = stamp.read_text(encoding="utf-8", errors="replace").strip() if stamp.exists() else "unknown"
+        if found != name:
+            raise JournalFormat(
+                f"{directory} holds format {found[:40]!r} and not {name!r}",
+                "move it away and start the collector, which fetches its trades again",
+            )
 
 
 def _newest_checkpoint(directory: Path, name: str, families: Families) -> Path:
@@ -345,14 +380,19 @@ def _newest_checkpoint(directory: Path, name: str, families: Families) -> Path:
                 return directory / "checkpoints" / answer[1]
     except OSError:
         pass  # nobody listens: the collector is not running
-    current = directory / "checkpoints" / "CURRENT"
+    current = _current_checkpoint(directory)
     try:
-        with Database.write(directory, name, families, 0 if current.exists() else PATIENCE_S) as database:
+        with Database.write(directory, name, families, 0 if current else PATIENCE_S) as database:
             return database.checkpoint()
     except JournalHeld:
-        if not current.exists():
-            raise
-        return current.parent / current.read_text(encoding="utf-8").strip()
+        if current := _current_checkpoint(directory):
+            return current
+        raise
+
+
+def _current_checkpoint(directory: Path) -> Path | None:
+    current = directory / "checkpoints" / "CURRENT"
+    return current.parent / current.read_text(encoding="utf-8").strip() if current.exists() else None
 
 
 def _options() -> Options:

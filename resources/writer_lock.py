@@ -76,7 +76,7 @@ def _locked(lock: TextIO, patience_s: float) -> bool:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(LOOK_S)
