@@ -11,7 +11,7 @@ files `resources.rocksdb`'s.
 | `ledger` | `ledger:{symbol}`, `retired:{symbol}` | ranges of ids; what is kept no longer |
 | `ledger` | `fill:{symbol}:{first_id}` | ids that came over REST |
 | `quarantine` | `quarantine:{time_ms}:{digest}` | reason, and the frame or batch as it was |
-| `books` | | order book snapshots |
+| `books` | `books:{symbol}:{second_ms}` | the best levels of a book at the end of a second |
 """
 
 import zlib
@@ -31,6 +31,7 @@ from resources.rocksdb import Changes, Database, Durability, JournalDamaged, fam
 from trading.market.timeframe import DAY_MS, HOUR_MS, SECOND_MS
 from trading.market.trade import TRADE_SCHEMA, AggTrade
 from trading.stream.batch import BatchDamaged, Columns, decode, decode_columns, encode, encode_columns
+from trading.stream.book_recorder import BookRecord, Content, content, record_of
 from trading.stream.contiguity import IdRange, missing_ids, trimmed
 from trading.stream.repair import Fill
 
@@ -153,6 +154,15 @@ class TradeJournal:
         self._db.commit(changes)
         return created
 
+    def append_books(self, records: Mapping[str, Iterable[BookRecord]]) -> None:
+        """Store order books by the second at whose end they stood; raises like `append`."""
+        self._db.require_room()
+        changes = self._db.changes()
+        for symbol, arrived in records.items():
+            for record in arrived:
+                _put_framed(changes, _key("books", symbol, record.second_ms), content(record), family="books")
+        self._db.commit(changes)
+
     def quarantine(self, time_ms: int, reason: str, content: bytes) -> None:
         """Keep a bad frame or batch as it came; `time_ms` orders it."""
         self._db.require_room()
@@ -212,7 +222,7 @@ class TradeJournal:
         known = self._retired(symbol)
         now = _Retired(max(known.first_id, last[0] + 1), max(known.since_ms, edge_ms))
         changes = self._db.changes()
-        for name in ("trades", "sealed"):
+        for name in (*_TRADES, "books"):
             changes.delete_range(name, *_span(name, symbol, 0, edge_ms))
         _put_framed(changes, b"retired:" + symbol.encode(), now)
         self._db.commit(changes)
@@ -302,6 +312,15 @@ class TradeJournal:
             (after["agg_trade_id"][0], after["time_ms"][0]) if len(after) else None,
         ]
         return [trade for trade in found if trade is not None]
+
+    def books(self, symbol: str, lo_ms: int, hi_ms: int) -> list[BookRecord]:
+        """Return the order books of the seconds that begin in `[lo_ms, hi_ms)`, in order."""
+        return [_book(key, value) for key, value in self._db.scan("books", *_span("books", symbol, lo_ms, hi_ms))]
+
+    def book_before(self, symbol: str, end_ms: int) -> BookRecord | None:
+        """Return the order book of the last second that began before a moment."""
+        found = next(self._db.scan("books", *_span("books", symbol, 0, end_ms), backwards=True), None)
+        return None if found is None else _book(*found)
 
     def seconds(self, symbol: str) -> list[int]:
         """Return the seconds (ms) that have a batch of their own; those of sealed hours have none."""
@@ -419,10 +438,14 @@ def _put_aside(changes: Changes, time_ms: int, reason: str, content: bytes) -> N
     changes.put("quarantine", key.encode(), msgspec.msgpack.encode([reason, content]))
 
 
-def _put_framed(changes: Changes, key: bytes, content: object) -> None:
-    payload = msgspec.msgpack.encode(content)
+def _put_framed(changes: Changes, key: bytes, value: object, family: str = "ledger") -> None:
+    payload = msgspec.msgpack.encode(value)
     frame = _Frame(VERSION, zlib.crc32(payload, zlib.crc32(key)), payload)
-    changes.put("ledger", key, msgspec.msgpack.encode(frame))
+    changes.put(family, key, msgspec.msgpack.encode(frame))
+
+
+def _book(key: bytes, value: bytes) -> BookRecord:
+    return record_of(_unframed(key, value, Content))
 
 
 def _unframed(key: bytes, value: bytes, kind: Any) -> Any:

@@ -107,7 +107,7 @@ def test_a_diff_must_follow_the_one_before_row_33(second: DepthDiff, need: Reaso
 
 
 def test_levels_are_set_removed_and_kept_best_first() -> None:
-    book = BookSync()
+    book = BookSync(snapshot_levels=3)
     book.snapshot(depth(10, [(98, 1), (100, 5), (99, 2)], [(103, 1), (101, 5), (102, 0)]))
     assert book.top(5) is None  # a spot snapshot does not say when, and no diff has either
     book.diff(diff(11, 12, bids=[(99, 0), (97, 4), (50, 0), (100, 6)], asks=[(104, 1), (101, 0), (104, 3)]))

@@ -18,9 +18,13 @@ from trading.market.book import BookSnapshot
 from trading.market.timeframe import MINUTE_MS
 from trading.stream.events import DepthDiff, DepthSnapshot
 
+SNAPSHOT_LEVELS: Final = 1000
 BUFFER_BYTES: Final = 8 * 2**20
 EVENT_BYTES: Final = 600
 """What one waiting diff takes beside its levels: a struct and two array headers, measured."""
+
+ALL_LEVELS: Final = 2**31 - 1
+"""As many levels as any book has, and more."""
 
 RESTART_MS: Final = MINUTE_MS
 """A diff this much later than the book with an id before it: the exchange has begun to count anew."""
@@ -54,6 +58,7 @@ class BookSync:
     Both `diff` and `snapshot` return what is needed next: None while the book is in step.
 
     Args:
+        snapshot_levels: How many levels a side a snapshot is asked for; one with fewer on a side has all of that side.
         buffer_bytes: Bound of what waits for a snapshot; beyond it the oldest diffs are forgotten, so that only a
             newer snapshot will do.
 
@@ -62,8 +67,9 @@ class BookSync:
             `restarts`, and the reasons for snapshots.
     """
 
-    def __init__(self, buffer_bytes: int = BUFFER_BYTES) -> None:
+    def __init__(self, snapshot_levels: int = SNAPSHOT_LEVELS, buffer_bytes: int = BUFFER_BYTES) -> None:
         self.counts: Counter[str] = Counter()
+        self._snapshot_levels = snapshot_levels
         self._buffer_bytes, self._waiting_bytes = buffer_bytes, 0
         self._waiting: deque[DepthDiff] = deque()
         self._bids, self._asks = _Side(1), _Side(-1)
@@ -79,11 +85,17 @@ class BookSync:
         return self._needs
 
     @property
+    def time_ms(self) -> int | None:
+        """Exchange time of the last change in the book; None while it is not in step, or the time is not known."""
+        return None if self._needs else self._time_ms
+
+    @property
     def certain_levels(self) -> int:
         """Return how many best levels of either side lie within the prices that the snapshot spoke of.
 
-        Behind them only levels that changed since are known. As the price moves away from where it was at the snapshot
-        this shrinks; a caller that reports n levels asks for a new book (`resync`) before it falls below n.
+        Of a side that the snapshot had whole all levels are certain, however few: `ALL_LEVELS`. Of any other only levels
+        that changed since are known behind them. As the price moves away from where it was at the snapshot this shrinks; a
+        caller that reports n levels asks for a new book (`resync`) before it falls below n.
         """
         return 0 if self._needs else min(self._bids.certain(), self._asks.certain())
 
@@ -105,8 +117,8 @@ class BookSync:
             self.counts["unneeded"] += 1
             return None
         self.counts["snapshots"] += 1
-        self._bids.load(depth.bids)
-        self._asks.load(depth.asks)
+        self._bids.load(depth.bids, len(depth.bids) < self._snapshot_levels)
+        self._asks.load(depth.asks, len(depth.asks) < self._snapshot_levels)
         self._last_id, self._linked, self._time_ms = depth.last_update_id, False, depth.time_ms
         waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
         if self._time_ms is None and waiting:
@@ -193,13 +205,13 @@ class _Side:
         self._sign = sign
         self._quantities: dict[int, int] = {}
         self._order: list[int] = []
-        self._edge = 0
+        self._edge: int | None = None
 
-    def load(self, levels: NDArray[np.int64]) -> None:
+    def load(self, levels: NDArray[np.int64], whole: bool) -> None:
         pairs: list[list[int]] = levels.tolist()
         self._quantities = {self._sign * price: quantity for price, quantity in pairs if quantity}
         self._order = sorted(self._quantities)
-        self._edge = self._order[0] if self._order else 0
+        self._edge = None if whole else self._order[0]
 
     def take(self, levels: NDArray[np.int64]) -> None:
         """Set each level to its new quantity; removing one that is not there is normal."""
@@ -222,7 +234,7 @@ class _Side:
         return np.array([(self._sign * key, self._quantities[key]) for key in keys], np.int64).reshape(-1, 2)
 
     def certain(self) -> int:
-        return len(self._order) - bisect_left(self._order, self._edge)
+        return ALL_LEVELS if self._edge is None else len(self._order) - bisect_left(self._order, self._edge)
 
 
 def _before(event: DepthDiff, last_id: int, linked: bool) -> bool:
