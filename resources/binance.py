@@ -21,13 +21,15 @@ from trading.market.candle import CANDLE_SCHEMA, empty_candles
 from trading.market.instrument import Instrument
 from trading.market.timeframe import Timeframe
 from trading.market.trade import AggTrade
+from trading.stream.events import DepthSnapshot, decode_depth_snapshot
+from trading.stream.wire import BadFrame
 
 PAGE: Final = 1000
 PARALLEL: Final = 4
 TRIES: Final = 6
 TIMEOUT_S: Final = 15
 DEFAULT_WAIT_S: Final = 60
-WEIGHTS: Final = {"aggTrades": 4, "klines": 2, "exchangeInfo": 20, "time": 1}
+WEIGHTS: Final = {"depth": 50, "aggTrades": 4, "klines": 2, "exchangeInfo": 20, "time": 1}
 QUOTED_NUMBERS: Final = ("open", "high", "low", "close", "volume")
 
 
@@ -123,6 +125,14 @@ class BinanceRest:
             ]
         except msgspec.DecodeError as error:
             raise ExchangeAnswer(f"aggTrades of {instrument.name} is not in its form: {error}") from None
+
+    async def depth(self, instrument: Instrument, limit: int) -> DepthSnapshot:
+        """Return the order book, the best `limit` levels of each side."""
+        body = await self._get("depth", {"symbol": instrument.name, "limit": limit})
+        try:
+            return decode_depth_snapshot(body, instrument)
+        except BadFrame as error:
+            raise ExchangeAnswer(f"depth of {instrument.name} is not in its form: {error}") from None
 
     async def klines(self, instrument: Instrument, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> pl.DataFrame:
         """Return the klines opening in `[lo_ms, hi_ms)` as `CANDLE_SCHEMA`; bars that the exchange lacks are absent."""

@@ -25,6 +25,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from resources.binance import BinanceRest
+from resources.book_feed import BookFeed
 from resources.journal import TradeJournal
 from resources.rocksdb import PATIENCE_S, JournalDamaged, control_socket
 from trading.errors import TradingError
@@ -98,6 +99,10 @@ class Collector:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self.flush()
         self._journal.checkpoint()
+
+    def beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something for as long as the collector runs; when it fails, so does the collector."""
+        self._begin(work)
 
     def stop(self) -> None:
         """Ask for the end; `run` flushes and makes a checkpoint before it returns."""
@@ -300,6 +305,8 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
             collector = Collector(journal, rest, options.ws, instruments, since_ms, ack)
             if options.again:
                 collector.ask_again()
+            if options.books:
+                collector.beside(BookFeed(journal, rest, options.ws, instruments).run())
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, collector.stop)
             await collector.run(options.until_ms)
@@ -327,6 +334,7 @@ def main() -> int:
     parser.add_argument("--since-ms", type=int)
     parser.add_argument("--until-ms", type=int)
     parser.add_argument("--ack-fd", type=int)
+    parser.add_argument("--books", action="store_true", help="keep order books too")
     parser.add_argument("--again", action="store_true", help="ask also for ids that the exchange once did not have")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     try:

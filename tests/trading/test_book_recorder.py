@@ -45,6 +45,14 @@ def test_a_missing_diff_leaves_its_second_unrecorded_and_the_next_record_does_no
     assert told(made)[1:] == [(2_000, False, 16), (3_000, True, 17)]
 
 
+def test_diffs_that_the_snapshot_has_already_are_no_record_of_their_seconds() -> None:
+    made = BookRecorder()
+    made.snapshot(depth(20))
+    for last, at in ((11, 100), (15, 1_100), (20, 2_100), (21, 3_100), (22, 4_100)):
+        made.diff(diff(last, last, at=at))
+    assert told(made) == [(3_000, False, 21)]
+
+
 def test_a_lost_connection_breaks_the_record() -> None:
     made = recorder()
     for last, at in ((11, 100), (12, 1_100)):

@@ -48,19 +48,23 @@ class BookRecorder:
         self.sync = BookSync()
         self.records: list[BookRecord] = []
         self._follows = False
+        self._applied_ms: int | None = None
 
     def diff(self, event: DepthDiff) -> NeedsSnapshot | None:
         """Take one diff off the wire."""
-        ended = self._ended(event.time_ms)
+        ended, applied = self._ended(event.time_ms), self.sync.counts["applied"]
         needs = self.sync.diff(event)
         if needs is not None:
             # A change is missing, and nobody knows of which second.
-            self._follows = False
-        elif ended is not None:
-            self.records.append(BookRecord(self._follows, ended))
-            self._follows = True
-        if needs is None and self.sync.certain_levels < LEVELS:
-            return self.resync(Reason.STALE)
+            self._forget()
+        elif self.sync.counts["applied"] > applied:
+            # A diff that the book has already says nothing of when it stood so.
+            self._applied_ms = event.time_ms
+            if ended is not None:
+                self.records.append(BookRecord(self._follows, ended))
+                self._follows = True
+            if self.sync.certain_levels < LEVELS:
+                return self.resync(Reason.STALE)
         return needs
 
     def snapshot(self, depth: DepthSnapshot) -> NeedsSnapshot | None:
@@ -69,13 +73,15 @@ class BookRecorder:
 
     def resync(self, reason: Reason) -> NeedsSnapshot:
         """Drop the book, as after a lost connection."""
-        self._follows = False
+        self._forget()
         return self.sync.resync(reason)
+
+    def _forget(self) -> None:
+        self._follows, self._applied_ms = False, None
 
     def _ended(self, time_ms: int) -> BookSnapshot | None:
         """Return the book as it is if a diff of this time ends its second."""
-        last_ms = self.sync.time_ms
-        if last_ms is None or time_ms // SECOND_MS <= last_ms // SECOND_MS:
+        if self._applied_ms is None or time_ms // SECOND_MS <= self._applied_ms // SECOND_MS:
             return None
         return self.sync.top(LEVELS)
 

@@ -85,11 +85,6 @@ class BookSync:
         return self._needs
 
     @property
-    def time_ms(self) -> int | None:
-        """Exchange time of the last change in the book; None while it is not in step, or the time is not known."""
-        return None if self._needs else self._time_ms
-
-    @property
     def certain_levels(self) -> int:
         """Return how many best levels of either side lie within the prices that the snapshot spoke of.
 

@@ -1,0 +1,164 @@
+"""Order books off the exchange's depth streams into the journal: the best levels at the end of each second.
+
+Which diff follows which, and when a book must be fetched anew, is decided by `trading.stream.book_recorder`; here are the
+socket, the REST snapshots and the store. A book that is not in step is not recorded, so nothing false is ever kept.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from resources.binance import BinanceRest
+from resources.journal import TradeJournal
+from trading.errors import TradingError
+from trading.market.instrument import Instrument
+from trading.stream.backoff import Backoff
+from trading.stream.book_recorder import BookRecorder
+from trading.stream.book_sync import SNAPSHOT_LEVELS, Reason
+from trading.stream.events import DepthDiff, ServerShutdown, decode_event
+from trading.stream.wire import BadFrame
+
+TURN_S: Final = 0.25
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 30.0
+SILENT_S: Final = 60.0
+"""A stream that has brought nothing for this long is compared with REST: the market is quiet, or the stream has stalled."""
+
+SOCKET: Final = {"max_size": 2**22, "ping_interval": 3, "ping_timeout": 3, "close_timeout": 1, "open_timeout": 10}
+
+_log = logging.getLogger(__name__)
+
+
+class StreamStalled(TradingError):
+    """A connection answers, and yet does not deliver what REST knows."""
+
+
+class BookFeed:
+    """The books of some symbols over one connection.
+
+    Args:
+        journal: Open for writing.
+        rest: The exchange's REST interface, for snapshots.
+        ws_url: Root of the exchange's streams.
+        instruments: Whose books, by name.
+        seed: Of the jitter between connections.
+    """
+
+    def __init__(
+        self,
+        journal: TradeJournal,
+        rest: BinanceRest,
+        ws_url: str,
+        instruments: Mapping[str, Instrument],
+        seed: int = 0,
+    ) -> None:
+        self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
+        streams = "/".join(f"{name.lower()}@depth@100ms" for name in instruments)
+        self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
+        self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
+        self._recorders = {name: BookRecorder() for name in instruments}
+        self._heard_s, self._not_before_s = dict.fromkeys(instruments, 0.0), dict.fromkeys(instruments, 0.0)
+        self._newest_ms = 0
+        self.statistics: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Keep the books until cancelled.
+
+        Raises:
+            TradingError: The journal cannot be written.
+        """
+        while True:
+            opened_s = time.monotonic()
+            try:
+                await self._connection()
+            except (OSError, WebSocketException, TimeoutError, StreamStalled) as error:
+                _log.warning("the book stream is lost: %s: %s", type(error).__name__, error)
+            self.statistics["reconnects"] += 1
+            for recorder in self._recorders.values():
+                recorder.resync(Reason.GAP)
+            await asyncio.sleep(self._backoff.pause_s(time.monotonic() - opened_s))
+
+    def status(self) -> dict[str, Any]:
+        """Return statistics, and of each symbol whether its book is in step and why it was fetched anew how often."""
+        books = {
+            name: {"in_step": recorder.sync.needs is None, **recorder.sync.counts}
+            for name, recorder in self._recorders.items()
+        }
+        return {**self.statistics, "symbols": books}
+
+    async def _connection(self) -> None:
+        async with connect(self._url, max_queue=1024, **SOCKET) as socket:
+            _log.info("the book stream is open")
+            self._heard_s = dict.fromkeys(self._instruments, time.monotonic())
+            keeping = asyncio.create_task(self._keep(socket))
+            try:
+                async for frame in socket:
+                    self._take(frame)
+            finally:
+                keeping.cancel()
+                (failure,) = await asyncio.gather(keeping, return_exceptions=True)
+            raise failure if isinstance(failure, Exception) else ConnectionError("the exchange closed the stream")
+
+    async def _keep(self, socket: ClientConnection) -> None:
+        """Fetch what is needed and store what is recorded; a failure closes the connection."""
+        try:
+            while True:
+                for symbol, recorder in self._recorders.items():
+                    if recorder.sync.needs is not None and time.monotonic() >= self._not_before_s[symbol]:
+                        await self._fetch(symbol)
+                    elif time.monotonic() - self._heard_s[symbol] > SILENT_S:
+                        await self._compare(symbol)
+                self._store()
+                await asyncio.sleep(TURN_S)
+        finally:
+            await socket.close()
+
+    def _take(self, frame: str | bytes) -> None:
+        try:
+            decoded = decode_event(frame, self._instruments, self._newest_ms)
+        except BadFrame as error:
+            self.statistics[f"bad_{error.reason}"] += 1
+            return
+        if isinstance(decoded, ServerShutdown):
+            raise ConnectionError("the exchange announced the end of the connection")
+        if decoded is not None and isinstance(decoded[1], DepthDiff):
+            symbol, event = decoded
+            self._heard_s[symbol] = time.monotonic()
+            self._newest_ms = max(self._newest_ms, event.time_ms)
+            self._recorders[symbol].diff(event)
+
+    async def _fetch(self, symbol: str) -> None:
+        recorder = self._recorders[symbol]
+        try:
+            recorder.snapshot(await self._rest.depth(self._instruments[symbol], SNAPSHOT_LEVELS))
+        except TradingError as error:
+            _log.warning("%s: no snapshot of the book: %s", symbol, error)
+        needs = recorder.sync.needs
+        pause_s = FIRST_PAUSE_S if needs is None else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(needs.refused, 10))
+        self._not_before_s[symbol] = time.monotonic() + pause_s
+
+    async def _compare(self, symbol: str) -> None:
+        """Tell a quiet market from a stalled stream."""
+        try:
+            known = await self._rest.depth(self._instruments[symbol], 5)
+        except TradingError:
+            return
+        top = self._recorders[symbol].sync.top(1)
+        if top is not None and known.last_update_id > top.last_update_id:
+            raise StreamStalled(f"{symbol}: nothing for {SILENT_S:.0f} s, though its book has changed")
+        self._heard_s[symbol] = time.monotonic()
+
+    def _store(self) -> None:
+        arrived = {name: recorder.records for name, recorder in self._recorders.items() if recorder.records}
+        if arrived:
+            self._journal.append_books(arrived)
+            for name, records in arrived.items():
+                self.statistics["records"] += len(records)
+                self._recorders[name].records = []
