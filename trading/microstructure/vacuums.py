@@ -6,6 +6,7 @@ and empty ones count: a hole in a book is the plainest vacuum. Usual is the medi
 a sparse market make emptiness the norm. Thresholds are those of seed 003.
 """
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import groupby
@@ -190,7 +191,7 @@ def _vacuums(
 
 def _runs(bins: Sequence[_Bin], thin_below: float) -> list[_Run]:
     runs: list[_Run] = []
-    for thin, group in groupby(bins, key=lambda b: b.volume < thin_below):
+    for thin, group in groupby(bins, key=lambda b: _below(b.volume, thin_below)):
         if thin:
             run = list(group)
             runs.append(_Run(run[0].low, run[-1].high, len(run), sum(b.volume for b in run)))
@@ -201,11 +202,16 @@ def _merged(runs: Sequence[_Run]) -> list[_Run]:
     """Join neighbours; what is weighed are their own bins, not the widened range."""
     merged: list[_Run] = []
     for run in runs:
-        if merged and run.low - merged[-1].high < MERGE_GAP * merged[-1].high:
+        if merged and _below(run.low - merged[-1].high, MERGE_GAP * merged[-1].high):
             merged[-1] = merged[-1].merged(run)
         else:
             merged.append(run)
     return merged
+
+
+def _below(value: float, threshold: float) -> bool:
+    """Say whether a value lies below a threshold; one that equals it but for the rounding of floats does not."""
+    return value < threshold and not math.isclose(value, threshold, rel_tol=1e-9)
 
 
 def _severity(deficit_pct: float) -> Severity:
