@@ -1,18 +1,14 @@
 """Market reports: what is known with its data, what is not with its reason."""
 
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trading.microstructure.captured import Capture, capture
 from tests.trading.microstructure.made import BTC, END, T0, book, trades
 from trading.market.timeframe import DAY_MS, HOUR_MS, MINUTE_MS
-from trading.microstructure.anomalies import absorptions, flash_crashes
-from trading.microstructure.diff_anomalies import icebergs, quote_stuffing, updates_per_s
+from trading.microstructure.diff_anomalies import icebergs
 from trading.microstructure.health import microstructure_health
-from trading.microstructure.l1 import l1_metrics, spread_bps
+from trading.microstructure.l1 import l1_metrics
 from trading.microstructure.order_flow import order_flow
 from trading.microstructure.report import (
     SECTIONS,
@@ -25,7 +21,6 @@ from trading.microstructure.report import (
     markdown,
     measured,
 )
-from trading.microstructure.vacuums import stop_advice, vacuums_in_book, vacuums_in_profile
 from trading.microstructure.volume_profile import volume_profile
 
 NOTHING = Missing("nobody collects this market", "start its collector")
@@ -174,58 +169,3 @@ def test_what_is_null_reads_unknown_and_never_zero() -> None:
     assert "direction unknown, ratio unknown" in text
     assert "No score: components of 15 % of the weight are known." in text
     assert "| depth | unknown | 35 % |" in text
-
-
-def genuine_report(made: Capture) -> MarketReport:
-    """Return all sections of a capture, as a caller composes them."""
-    instrument, (lo_ms, hi_ms) = made.instrument, made.window
-    prints = Known(made.trades, (Basis("trades", lo_ms, hi_ms, made.trades["time_ms"].max(), 1.0),))
-    books = Known(made.snapshots, (Basis("book snapshots", lo_ms, hi_ms, made.snapshots[-1].time_ms, None),))
-    diffs = Known(made.diffs, (Basis("depth diffs", lo_ms, hi_ms, made.diffs[-1].time_ms, 1.0),))
-    profile = measured(prints, lambda rows: volume_profile(rows, instrument, lo_ms, hi_ms))
-    thin = measured(profile, vacuums_in_profile)
-    flow = measured(prints, lambda rows: order_flow(rows, instrument, lo_ms, hi_ms))
-    top = measured(books, lambda seen: l1_metrics(seen[-1], instrument))
-    return MarketReport(
-        instrument=instrument,
-        as_of_ms=hi_ms,
-        top_of_book=top,
-        volume_profile=profile,
-        vacuums_in_trades=thin,
-        vacuums_in_book=measured(books, lambda seen: vacuums_in_book(seen[-1], instrument)),
-        stops=measured(
-            both(thin, top),
-            lambda known: tuple(
-                stop_advice(known[0], position, known[1].mid_price, instrument) for position in ("long", "short")
-            ),
-        ),
-        order_flow=flow,
-        absorption=measured(both(books, prints), lambda known: absorptions(*known, instrument)),
-        flash_crashes=measured(both(books, prints), lambda known: flash_crashes(*known, None)),
-        icebergs=measured(both(diffs, prints), lambda known: icebergs(made.book, *known, instrument)),
-        quote_stuffing=measured(both(diffs, prints), lambda known: quote_stuffing(*known, lo_ms, hi_ms)),
-        health=measured(
-            both(both(books, diffs), flow),
-            lambda known: microstructure_health(
-                spreads_bps=[spread_bps(b) for b in known[0][0]],
-                buy_volume=known[1].buy_volume,
-                sell_volume=known[1].sell_volume,
-                updates_per_s=updates_per_s(known[0][1], lo_ms, hi_ms),
-            ),
-        ),
-    )
-
-
-def test_a_report_of_genuine_minutes_knows_every_section() -> None:
-    made = capture("raw/binance_usdm/btcusdt_20240808.gz")
-    text = markdown(genuine_report(made))
-    assert text == markdown(genuine_report(made))
-    assert "Not known" not in text
-    assert f"{len(made.trades.filter(made.trades['time_ms'] >= made.window[0])):,} trades; direction" in text
-    assert "Point of control 61,641.2" in text
-    assert "| bid | 61,670.4 | 0.171 BTC | 3 | accumulation |" in text.replace("61,670.40", "61,670.4")
-    assert "1,286 levels changed a second while 4.8 % filled: severity critical." in text
-    for title, rows in itertools.pairwise(text.split("## ")[1:]):
-        assert title.count("\n- ") >= 1, rows
-    for line in text.splitlines():
-        assert not line.startswith("|") or line.endswith("|")
