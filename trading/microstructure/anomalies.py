@@ -166,13 +166,13 @@ class _Taken:
     def __init__(self, trades: pl.DataFrame) -> None:
         ordered = trades.sort("time_ms", maintain_order=True)
         self._moments = ordered["time_ms"].to_numpy()
-        self._rows = ordered.select("price", "quantity", "buyer_is_maker").rows()
+        self._columns = [ordered[name].to_numpy() for name in ("price", "quantity", "buyer_is_maker")]
 
     def between(self, lo_ms: int, hi_ms: int, side: BookSide) -> dict[int, int]:
         """Return lots by tick in `[lo_ms, hi_ms)`; a taker who sells takes bids."""
         first, last = (int(edge) for edge in np.searchsorted(self._moments, (lo_ms, hi_ms)))
         lots: dict[int, int] = defaultdict(int)
-        for price, quantity, buyer_is_maker in self._rows[first:last]:
+        for price, quantity, buyer_is_maker in zip(*(c[first:last].tolist() for c in self._columns), strict=True):
             if buyer_is_maker == (side == "bid"):
                 lots[price] += quantity
         return lots

@@ -102,7 +102,9 @@ def test_snapshots_in_the_place_of_diffs_are_refused_by_name_and_nothing_else_su
         "icebergs": "an iceberg cannot be seen in book snapshots: it happens between two of them",
         "quote_stuffing": "quote stuffing cannot be seen in book snapshots: it happens between two of them",
     }
-    assert survey(refused).health.value.update_rate is None
+    health = survey(refused).health
+    assert health.value.update_rate is None
+    assert [basis.source for basis in health.basis] == ["book snapshots", "trades"]
 
 
 def test_nothing_observed_is_a_report_of_reasons() -> None:
