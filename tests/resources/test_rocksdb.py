@@ -118,6 +118,12 @@ def test_a_journal_of_another_format_is_refused_by_name_and_not_touched(folder: 
     for opening in (TradeJournal.write, TradeJournal.read):
         with pytest.raises(JournalFormat, match="unknown" if stamp is None else repr(stamp)), opening(folder):
             pass
+    with (
+        WriterLock.held(folder / "writer.lock", 0),  # as while its own writer lives
+        pytest.raises(JournalFormat),
+        TradeJournal.read(folder),
+    ):
+        pass
     assert sorted((entry, entry.stat().st_mtime_ns) for entry in (folder / "live").iterdir()) == before
 
 
