@@ -15,6 +15,7 @@ from resources.journal import TradeJournal
 from resources.rocksdb import PATIENCE_S
 from resources.settings import load_settings
 from trading.errors import TradingError
+from trading.stream.repair import FOREVER_MS
 
 STOP_S: Final = 25
 """Time to flush and to make a checkpoint; `trading up` waits a little longer."""
@@ -78,8 +79,8 @@ class Collection:
             durability = self._settings.journal_durability
             with TradeJournal.write(self._home.rocksdb_dir, PATIENCE_S, durability) as journal:
                 instruments = await rest.instruments(self._settings.symbols, venue)
-                since_ms = await rest.server_time()
-                self._collector = Collector(journal, rest, self._settings.exchange_ws_url, instruments, since_ms)
+                wanted = dict.fromkeys(instruments, (await rest.server_time(), FOREVER_MS))
+                self._collector = Collector(journal, rest, self._settings.exchange_ws_url, instruments, wanted)
                 await self._collector.run()
         finally:
             await rest.close()

@@ -32,7 +32,7 @@ from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.stream.collector import TICK_S, CollectorCore, Connect, Disconnect, Quarantine
 from trading.stream.contiguity import IdRange, Ledger
-from trading.stream.repair import Fetch
+from trading.stream.repair import FOREVER_MS, Fetch
 
 LOOK_S: Final = 1.0
 """How often a collector that is to end asks for the exchange's clock, and an idle one lets the journal sync."""
@@ -51,7 +51,7 @@ class Collector:
         rest: The exchange's REST interface, for repairs.
         ws_url: Root of the exchange's streams.
         instruments: What is collected, by name.
-        since_ms: Exchange time from which trades are wanted where the journal has none yet.
+        wanted: Exchange time from which trades are wanted where the journal has none yet, and up to which, by name.
         ack: Called with (symbol, last id) after trades are stored.
         seed: Of the jitter between connections.
     """
@@ -62,7 +62,7 @@ class Collector:
         rest: BinanceRest,
         ws_url: str,
         instruments: Mapping[str, Instrument],
-        since_ms: int,
+        wanted: Mapping[str, tuple[int, int]],
         ack: Callable[[str, int], None] | None = None,
         seed: int = 0,
     ) -> None:
@@ -72,7 +72,8 @@ class Collector:
         self._ack = ack
         ranges = {name: _held(journal, name) for name in instruments}
         uniform = random.Random(seed).uniform  # noqa: S311
-        self._core = CollectorCore(self._instruments, ranges, since_ms, uniform)
+        self._core = CollectorCore(self._instruments, ranges, wanted, uniform)
+        self._until_ms = max(until_ms for _, until_ms in wanted.values())
         self._connections: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -83,8 +84,8 @@ class Collector:
 
     # -- life --------------------------------------------------------------------------------------------------------
 
-    async def run(self, until_ms: int | None = None) -> None:
-        """Collect until `stop`, or until the exchange's clock has reached `until_ms` and nothing is missing.
+    async def run(self) -> None:
+        """Collect until `stop`, or until all that is wanted is there.
 
         Raises:
             TradingError: The journal cannot be written; what was acknowledged is kept.
@@ -92,7 +93,7 @@ class Collector:
         try:
             async with self._control():
                 while not self._stopping:
-                    await self._turn(until_ms)
+                    await self._turn()
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -159,7 +160,7 @@ class Collector:
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
-    async def _turn(self, until_ms: int | None) -> None:
+    async def _turn(self) -> None:
         """Decide, act and store once, then wait until something happened or the next turn is due."""
         if self._failure is not None:
             raise self._failure
@@ -168,9 +169,9 @@ class Collector:
         self._carry_out()
         if self._core.pending or now_s - self._stored_s >= LOOK_S:
             self.flush()
-        if until_ms is not None and now_s - self._looked_s >= LOOK_S:
+        if self._until_ms < FOREVER_MS and now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
-            await self._end_at(until_ms)
+            await self._end()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._awake.wait(), TICK_S)
         self._awake.clear()
@@ -205,13 +206,13 @@ class Collector:
             self._failure = task.exception()
         self._awake.set()
 
-    async def _end_at(self, until_ms: int) -> None:
-        """Stop when everything before a moment is proven; the exchange's clock decides when to ask for the last of it."""
-        if self._core.complete_until(until_ms):
+    async def _end(self) -> None:
+        """Stop when all that is wanted is there; the exchange's clock decides when to ask for the last of it."""
+        if self._core.complete:
             self.stop()
             return
         with contextlib.suppress(TradingError):
-            if await self._rest.server_time() >= until_ms:
+            if await self._rest.server_time() >= self._until_ms:
                 self._core.look(time.monotonic())
 
     # -- network -----------------------------------------------------------------------------------------------------
@@ -299,20 +300,26 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
     rest = BinanceRest(options.rest)
     try:
         with TradeJournal.write(options.journal, PATIENCE_S, options.durability) as journal:
-            instruments = await rest.instruments(options.symbols.split(","), options.venue)
+            names = options.symbols.split(",")
+            instruments = await rest.instruments(names, options.venue)
             ack = _ack_to(options.ack_fd) if options.ack_fd is not None else None
-            since_ms = await rest.server_time() if options.since_ms is None else options.since_ms
-            collector = Collector(journal, rest, options.ws, instruments, since_ms, ack)
+            since_ms = _each(options.since_ms or [await rest.server_time()], names)
+            wanted = dict(zip(names, zip(since_ms, _each(options.until_ms, names), strict=True), strict=True))
+            collector = Collector(journal, rest, options.ws, instruments, wanted, ack)
             if options.again:
                 collector.ask_again()
             if options.books:
                 collector.beside(BookFeed(journal, rest, options.ws, instruments).run())
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, collector.stop)
-            await collector.run(options.until_ms)
+            await collector.run()
             return collector.status()
     finally:
         await rest.close()
+
+
+def _each(values: list[int], names: list[str]) -> list[int]:
+    return values * len(names) if len(values) == 1 else values
 
 
 def _ack_to(descriptor: int) -> Callable[[str, int], None]:
@@ -331,8 +338,8 @@ def main() -> int:
     parser.add_argument("--symbols", required=True)
     parser.add_argument("--venue", default="binance")
     parser.add_argument("--durability", choices=["second", "fsync"], default="second")
-    parser.add_argument("--since-ms", type=int)
-    parser.add_argument("--until-ms", type=int)
+    parser.add_argument("--since-ms", type=int, nargs="+", help="one for each symbol, or for all")
+    parser.add_argument("--until-ms", type=int, nargs="+", default=[FOREVER_MS], help="one for each symbol, or for all")
     parser.add_argument("--ack-fd", type=int)
     parser.add_argument("--books", action="store_true", help="keep order books too")
     parser.add_argument("--again", action="store_true", help="ask also for ids that the exchange once did not have")

@@ -1,8 +1,8 @@
 """Candles of one symbol and day.
 
 One row is what happened in one closed interval, keyed by its open time. One-minute bars are made from trades where ids
-prove them and fetched as klines elsewhere; every longer bar is rolled up from the finest bars that are stored. A bar
-that lacks a part is there, and says `complete = false`.
+prove them and fetched as klines elsewhere; every longer bar is rolled up from the finest bars that are stored, or is the
+exchange's own where it serves no finer ones. A bar that lacks a part is there, and says `complete = false`.
 """
 
 from typing import TYPE_CHECKING
@@ -99,46 +99,48 @@ def rolled_candles(timeframe: Timeframe, finer: list[dg.AssetsDefinition]) -> dg
 def minute_bars(market: "MarketStore", exchange: "Exchange", window: SymbolWindow) -> "pl.DataFrame":
     """Return the closed one-minute bars of a window: from trades where proven, else the exchange's klines."""
     from resources.timescale.tables import TRADE
-    from trading.market.candle import candles_from_trades, merge_sources
+    from trading.market.candle import candles_from_trades, merge_sources, unproven
 
     instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, Timeframe.M1)
     proven = market.proven(window.symbol)
     trades = market.read(TRADE, window.symbol, window.lo_ms, hi_ms)
     from_trades = candles_from_trades(trades, instrument, Timeframe.M1, proven)
-    return merge_sources(from_trades, _klines(exchange, instrument, Timeframe.M1, (window.lo_ms, hi_ms), proven))
+    elsewhere = unproven(window.lo_ms, hi_ms, proven, Timeframe.M1)
+    return merge_sources(from_trades, _klines(exchange, instrument, Timeframe.M1, elsewhere))
 
 
 def longer_bars(
     market: "MarketStore", exchange: "Exchange", window: SymbolWindow, timeframe: Timeframe
 ) -> "pl.DataFrame":
-    """Return the closed bars of a window rolled up from the finest stored bars, or native where none are finer."""
+    """Return the closed bars of a window: rolled up from the finest stored bars that make one whole, else native.
+
+    What to take is decided bar by bar, so that a day alone gives the same bars as the same day in a longer window.
+    """
     from resources.timescale.tables import CANDLE
-    from trading.market.candle import empty_candles, roll_up
+    from trading.market.candle import empty_candles, fuller, lacking, roll_up
 
     instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, timeframe)
+    proven, bars = market.proven(window.symbol), empty_candles()
+    wanted = [(window.lo_ms, hi_ms)]
     for finer in parts_of(timeframe):
-        parts = market.read(CANDLE, window.symbol, window.lo_ms, hi_ms, finer)
-        if len(parts):
-            proven = market.proven(window.symbol)
-            return roll_up(parts, finer, timeframe, instrument, proven if finer is Timeframe.M1 else ())
-    if exchange.finest(instrument, window.lo_ms) is timeframe:
-        return exchange.klines(instrument, timeframe, window.lo_ms, hi_ms)
-    return empty_candles()
+        if wanted:
+            parts = market.read(CANDLE, window.symbol, wanted[0][0], wanted[-1][1], finer)
+            bars = fuller(bars, roll_up(parts, finer, timeframe, instrument, proven))
+            wanted = lacking(bars, timeframe, window.lo_ms, hi_ms, proven)
+    return fuller(bars, _klines(exchange, instrument, timeframe, wanted))
 
 
 def _klines(
     exchange: "Exchange",
     instrument: "Instrument",
     timeframe: Timeframe,
-    span: tuple[int, int],
-    proven: list[tuple[int, int]],
+    ranges: list[tuple[int, int]],
 ) -> "pl.DataFrame":
     import polars as pl
 
-    from trading.market.candle import empty_candles, unproven
+    from trading.market.candle import empty_candles
 
-    ranges = unproven(*span, proven, timeframe)
-    if not ranges or exchange.finest(instrument, span[0]) is not timeframe:
+    if not ranges or exchange.finest(instrument, ranges[0][0]) is not timeframe:
         return empty_candles()
     return pl.concat([exchange.klines(instrument, timeframe, lo, hi) for lo, hi in ranges])
 

@@ -17,7 +17,7 @@ from trading.market.instrument import Instrument
 from trading.market.trade import AggTrade
 from trading.stream.collector import CollectorCore, Connect, Disconnect, Quarantine
 from trading.stream.contiguity import IdRange
-from trading.stream.repair import Fetch
+from trading.stream.repair import FOREVER_MS, Fetch
 
 START_MS = 1_760_054_400_000
 DAY_S = 86_400.0
@@ -204,7 +204,13 @@ class World:
 
     def _boot(self) -> None:
         self.life += 1
-        self.core = CollectorCore(INSTRUMENTS, self.journal.ledgers, START_MS, self.random.uniform, MOST_PENDING)
+        self.core = CollectorCore(
+            INSTRUMENTS,
+            self.journal.ledgers,
+            dict.fromkeys(INSTRUMENTS, (START_MS, FOREVER_MS)),
+            self.random.uniform,
+            MOST_PENDING,
+        )
         self._tick(self.life)
         self._flush(self.life)
 

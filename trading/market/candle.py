@@ -122,11 +122,20 @@ def _edges(times: NDArray[np.int64], timeframe: Timeframe) -> tuple[NDArray[np.i
 
 def merge_sources(from_trades: pl.DataFrame, klines: pl.DataFrame) -> pl.DataFrame:
     """Return one bar for each open time: contiguous trades before klines before incomplete trades."""
-    if klines.is_empty() or from_trades.is_empty():
-        return from_trades if klines.is_empty() else klines
+    return _best(from_trades, klines, pl.col("source").replace_strict(RANK, return_dtype=pl.Int32))
+
+
+def fuller(bars: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """Return one bar for each open time: the one of which the larger share is present; on a tie that of `bars`."""
+    return _best(bars, others, pl.col("n_present") / pl.col("n_expected"))
+
+
+def _best(bars: pl.DataFrame, others: pl.DataFrame, worth: pl.Expr) -> pl.DataFrame:
+    if bars.is_empty() or others.is_empty():
+        return others if bars.is_empty() else bars
     return (
-        pl.concat([from_trades, klines])
-        .sort(pl.col("source").replace_strict(RANK, return_dtype=pl.Int32), descending=True, maintain_order=True)
+        pl.concat([bars, others])
+        .sort(worth, descending=True, maintain_order=True)
         .unique("open_time", keep="first", maintain_order=True)
         .sort("open_time")
     )
@@ -232,6 +241,14 @@ def _empty_parts(
                     counts[index] += 1
                     have.add(part)
     return pl.Series("empty_parts", counts, dtype=pl.Int64)
+
+
+def lacking(
+    candles: pl.DataFrame, timeframe: Timeframe, lo_ms: int, hi_ms: int, proven: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Return the half-open ranges (ms) inside `[lo_ms, hi_ms)` without a complete bar that no proven range covers."""
+    holes = missing_bars(candles.filter("complete"), timeframe, lo_ms, hi_ms)
+    return [part for lo, hi in holes for part in unproven(lo, hi, proven, timeframe)]
 
 
 def missing_bars(candles: pl.DataFrame, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> list[tuple[int, int]]:

@@ -96,7 +96,7 @@ class CollectorCore:
     Args:
         instruments: What is collected, by name.
         ledgers: What the journal claims, by name.
-        since_ms: Exchange time from which trades are wanted where the journal claims nothing.
+        wanted: Exchange time from which trades are wanted where the journal claims nothing, and up to which, by name.
         uniform: Returns a number between its two arguments; the caller's seeded source of chance.
         most_pending: How many trades may wait to be stored.
     """
@@ -105,12 +105,12 @@ class CollectorCore:
         self,
         instruments: Mapping[str, Instrument],
         ledgers: Mapping[str, Iterable[IdRange]],
-        since_ms: int,
+        wanted: Mapping[str, tuple[int, int]],
         uniform: Callable[[float, float], float],
         most_pending: int = PENDING_TRADES,
     ) -> None:
         self._instruments, self._most_pending = instruments, most_pending
-        self.streams = {name: SymbolStream(name, ledgers.get(name, ()), since_ms) for name in instruments}
+        self.streams = {name: SymbolStream(name, ledgers.get(name, ()), *wanted[name]) for name in instruments}
         self.statistics: Counter[str] = Counter()
         self.bad_frames: Counter[str] = Counter()
         self.waiting: list[Command] = []
@@ -233,13 +233,10 @@ class CollectorCore:
         """How many trades wait to be stored."""
         return self._pending
 
-    def complete_until(self, until_ms: int) -> bool:
-        """Return whether every symbol is proven up to a moment, but for what the exchange does not have."""
-        return all(
-            stream.relisted
-            or (stream.settled and stream.ledger.ranges and stream.ledger.ranges[-1].proven_until_ms >= until_ms)
-            for stream in self.streams.values()
-        )
+    @property
+    def complete(self) -> bool:
+        """Whether every symbol has all that is wanted of it, but for what the exchange does not have."""
+        return all(stream.complete for stream in self.streams.values())
 
     # -- connections -------------------------------------------------------------------------------------------------
 

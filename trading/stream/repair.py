@@ -27,6 +27,7 @@ LONGEST_PAUSE_S: Final = 60.0
 
 SHORTEST_SILENCE_S: Final = 6.0
 LONGEST_SILENCE_S: Final = 300.0
+FOREVER_MS: Final = 2**53
 RESTART_MS: Final = MINUTE_MS
 """A trade this much later than all that are held, and with an id before theirs: the exchange counts anew."""
 
@@ -79,9 +80,10 @@ class SymbolStream:
         symbol: Exchange name.
         ranges: What the journal's ledger claims.
         since_ms: Exchange time from which trades are wanted where nothing is claimed.
+        until_ms: Exchange time up to which they are wanted; beyond it nothing is proven.
     """
 
-    def __init__(self, symbol: str, ranges: Iterable[IdRange], since_ms: int) -> None:
+    def __init__(self, symbol: str, ranges: Iterable[IdRange], since_ms: int, until_ms: int = FOREVER_MS) -> None:
         self.symbol = symbol
         self.ledger = Ledger(ranges)
         self.pending: list[AggTrade] = []
@@ -90,8 +92,9 @@ class SymbolStream:
         self.holes = self.repaired = 0
         self.relisted = False
         """Whether ids have begun anew; nothing can be proven of what follows, and none of it is taken."""
-        self._since_ms = since_ms
+        self._since_ms, self._until_ms = since_ms, until_ms
         self._begun = bool(self.ledger.ranges)
+        self._none_until_ms = 0
         self._asked: Fetch | None = None
         self._not_before_s, self._pause_s = 0.0, FIRST_PAUSE_S
         self._end_wanted, self._end_at_s = True, 0.0
@@ -147,6 +150,15 @@ class SymbolStream:
         wanted = self._end_wanted or self._asked is not None or self.ledger.open_holes()
         return self.relisted or (self._begun and not wanted)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every trade up to `until_ms` is held, but for what the exchange does not have."""
+        if self.relisted:
+            return True
+        if not self._begun:
+            return self._none_until_ms >= self._until_ms
+        return self.settled and self.ledger.ranges[-1].proven_until_ms >= self._until_ms
+
     def next_fetch(self, now_s: float) -> Fetch | None:
         """Return the page to ask for now, if any; `fetched` or `refused` must follow."""
         open_holes = [last for _, last in self.ledger.open_holes()]
@@ -182,7 +194,7 @@ class SymbolStream:
         """
         self._asked, self._pause_s = None, FIRST_PAUSE_S
         if fetch.from_id is None:
-            self._begin(trades, now_s)
+            self._begin(asked_ms, trades, now_s)
         elif fetch.hole:
             self._fill(fetch.from_id, fetch.from_id + fetch.limit - 1, trades, now_s)
         else:
@@ -194,9 +206,9 @@ class SymbolStream:
         self._not_before_s = now_s + max(wait_s, self._pause_s)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
-    def _begin(self, trades: Sequence[AggTrade], now_s: float) -> None:
+    def _begin(self, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
         if not trades:
-            self._not_before_s = now_s + SETTLE_S
+            self._none_until_ms, self._not_before_s = asked_ms, now_s + SETTLE_S
             return
         self._begun = True
         self._take_page(trades)
@@ -219,7 +231,7 @@ class SymbolStream:
         if trades:
             self._end, self._end_at_s = None, now_s
         elif self._end is not None and self._end[0] == from_id and now_s - self._end[2] >= SETTLE_S:
-            self.ledger.confirm(from_id, self._end[1])
+            self.ledger.confirm(from_id, min(self._end[1], self._until_ms))
             self._end_wanted, self._end = False, None
         else:
             self._end, self._end_at_s = (from_id, asked_ms, now_s), now_s + SETTLE_S

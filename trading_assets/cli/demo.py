@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trading.errors import TradingError
-from trading.market.timeframe import DAY_MS, HOUR_MS
+from trading.market.timeframe import DAY_MS, HOUR_MS, Timeframe
 
 if TYPE_CHECKING:
+    from resources.simulator.recording import Recording
     from resources.stores import Stores
 
 LIVE_MS = HOUR_MS
@@ -119,13 +120,13 @@ class Worker:
 
 @dataclass(frozen=True)
 class Plan:
-    """What this demo covers: days and symbols, and how its exchange is started."""
+    """What this demo covers: days and symbols, when each symbol's trades are played, how its exchange starts."""
 
     symbols: tuple[str, ...]
     first_day: str
     last_day: str
     end_ms: int
-    live_ms: int
+    live_ms: dict[str, tuple[int, int]]
     exchange_arguments: tuple[str, ...]
 
 
@@ -144,8 +145,8 @@ def plan_demo(request: DemoRequest, fixed: dict[str, Any]) -> tuple[Plan, dict[s
     start_ms = end_ms - request.days * DAY_MS
     arguments = ("--seed", str(seed), "--symbols", ",".join(symbols))
     clock = {"source": "synthetic", "seed": seed, "end_ms": end_ms, "symbols": list(symbols)}
-    plan = Plan(symbols, day_of(start_ms), day_of(end_ms - 1), end_ms, end_ms - LIVE_MS, arguments)
-    return plan, clock
+    live_ms = dict.fromkeys(symbols, (end_ms - LIVE_MS, end_ms))
+    return Plan(symbols, day_of(start_ms), day_of(end_ms - 1), end_ms, live_ms, arguments), clock
 
 
 def _plan_recording(request: DemoRequest) -> tuple[Plan, dict[str, Any]]:
@@ -165,9 +166,26 @@ def _plan_recording(request: DemoRequest) -> tuple[Plan, dict[str, Any]]:
         "end_ms": recording.end_ms,
     }
     arguments = ("--recording", str(folder.resolve()), "--symbols", ",".join(symbols))
-    start_ms = recording.start_ms
-    live_ms = recording.end_ms if not recording.has_trades else start_ms - start_ms % DAY_MS
-    return Plan(symbols, day_of(start_ms), day_of(recording.end_ms - 1), recording.end_ms, live_ms, arguments), clock
+    start_ms, end_ms = recording.start_ms, recording.end_ms
+    live_ms = {symbol: traded(recording, symbol) for symbol in symbols}
+    return Plan(symbols, day_of(start_ms), day_of(end_ms - 1), end_ms, live_ms, arguments), clock
+
+
+def traded(recording: "Recording", symbol: str) -> tuple[int, int]:
+    """Return the half-open exchange time (ms) in which a recording's trades are all there were of a symbol.
+
+    That is from the minute of its first trade, whole, to the recording's end. Where klines reach further, the trades may
+    have been recorded from inside that minute only, or no longer: then the trades themselves are all that is known.
+    """
+    start_ms, end_ms = recording.start_ms, recording.end_ms
+    trades = recording.trades(symbol, start_ms, end_ms)
+    if trades.is_empty():
+        return end_ms, end_ms
+    first_ms, last_ms = int(trades["time_ms"].min()), int(trades["time_ms"].max())  # pyright: ignore[reportArgumentType]
+    minute_ms, next_ms = Timeframe.M1.floor(first_ms), Timeframe.M1.floor(last_ms) + Timeframe.M1.ms
+    finest = recording.intervals(symbol)[0]
+    earlier, later = (recording.klines(symbol, finest, *span) for span in ((start_ms, minute_ms), (next_ms, end_ms)))
+    return first_ms if len(earlier) else minute_ms, last_ms if len(later) else end_ms
 
 
 def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, Any]:
@@ -219,7 +237,14 @@ def _exchange(stores: "Stores", plan: Plan, environment: dict[str, str]) -> Iter
         "--parent",
         str(os.getpid()),
     ]
-    command += ["--start-ms", str(plan.live_ms), "--end-ms", str(plan.end_ms), "--port-file", str(ready)]
+    command += [
+        "--start-ms",
+        str(min(plan.live_ms.values())[0]),
+        "--end-ms",
+        str(plan.end_ms),
+        "--port-file",
+        str(ready),
+    ]
     log = stores.home.logs_dir / "exchange.log"
     with log.open("ab") as output:
         process = subprocess.Popen([*command, *plan.exchange_arguments], stdout=output, stderr=output, env=environment)
@@ -260,7 +285,8 @@ def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url
     """Run the collector to the end of the exchange's clock; return how many batches are new."""
     command = [sys.executable, "-m", "resources.collector", "--journal", str(stores.home.rocksdb_dir)]
     command += ["--rest", rest_url, "--ws", rest_url.replace("http", "ws", 1), "--symbols", ",".join(plan.symbols)]
-    command += ["--since-ms", str(plan.live_ms), "--until-ms", str(plan.end_ms), "--venue", stores.venue]
+    since, until = zip(*(plan.live_ms[symbol] for symbol in plan.symbols), strict=True)
+    command += ["--since-ms", *map(str, since), "--until-ms", *map(str, until), "--venue", stores.venue]
     command += ["--durability", stores.settings.journal_durability]
     log = stores.home.logs_dir / "collector.log"
     with log.open("ab") as errors:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resources.stores import Stores
+    from resources.timescale.store import MarketStore
 
 
 def counts(stores: "Stores") -> dict[str, Any]:
@@ -21,7 +22,7 @@ def counts(stores: "Stores") -> dict[str, Any]:
         "outcomes": sum(market.counts(OUTCOME).values()),
         "features": sum(market.counts(FEATURE).values()),
         "points": stores.index.count(),
-        "missing": missing(stores),
+        "missing": missing(market),
     }
 
 
@@ -40,7 +41,7 @@ def trade_gaps(stores: "Stores") -> int:
     return int(rows[0]["gaps"])
 
 
-def missing(stores: "Stores") -> dict[str, list[dict[str, Any]]]:
+def missing(market: "MarketStore") -> dict[str, list[dict[str, Any]]]:
     """Return by symbol the stretches without a bar that no ids prove empty, as the exchange left them."""
     from datetime import UTC, datetime
 
@@ -49,16 +50,26 @@ def missing(stores: "Stores") -> dict[str, list[dict[str, Any]]]:
     from trading.market.timeframe import CANDLE_TIMEFRAMES
 
     found: dict[str, list[dict[str, Any]]] = {}
-    for symbol in stores.market.instruments():
-        proven = stores.market.proven(symbol)
+    for symbol in market.instruments():
+        proven, told = market.proven(symbol), None
+        found[symbol] = []
         for timeframe in CANDLE_TIMEFRAMES:
-            span = stores.market.span(CANDLE, symbol, timeframe)
+            span = market.span(CANDLE, symbol, timeframe)
             if span is None:
                 continue
-            # The finest bars tell; longer ones only repeat them.
-            bars = stores.market.read(CANDLE, symbol, span[0], span[1] + 1, timeframe)
-            holes = missing_bars(bars, timeframe, span[0], span[1] + timeframe.ms)
-            found[symbol] = [
+            first, last = span[0], span[1] + timeframe.ms
+            # The finest bars tell; longer ones only repeat them, but where there are no finer ones.
+            untold = [(first, last)]
+            if told is not None:
+                untold = [(first, timeframe.floor(told[0])), (timeframe.ceil(told[1]), last)]
+            told = (min(first, told[0]), max(last, told[1])) if told is not None else (first, last)
+            holes = [
+                hole
+                for a, b in untold
+                if a < b
+                for hole in missing_bars(market.read(CANDLE, symbol, a, b, timeframe), timeframe, a, b)
+            ]
+            found[symbol] += [
                 {
                     "from": datetime.fromtimestamp(lo / 1000, UTC).isoformat(),
                     "to": datetime.fromtimestamp(hi / 1000, UTC).isoformat(),
@@ -68,7 +79,6 @@ def missing(stores: "Stores") -> dict[str, list[dict[str, Any]]]:
                 for start, end in holes
                 for lo, hi in unproven(start, end, proven, timeframe)
             ]
-            break
     return found
 
 
