@@ -87,7 +87,7 @@ class LmdbStore:
     def __init__(self, path: Path, max_size_gb: int = 10, ours: bool = True) -> None:
         self.path = path
         self._map_size = max_size_gb * 2**30
-        self._ours = ours
+        self.ours = ours
 
     def write(self, database: str, symbol: str, frame: pl.DataFrame, lo_ms: int, hi_ms: int) -> Changed:
         """Make a symbol's entries with open time in `[lo_ms, hi_ms)` equal to the frame, in one transaction.
@@ -99,7 +99,7 @@ class LmdbStore:
             LmdbNotOurs: An external producer owns the environment.
             LmdbFull: The map is too small.
         """
-        if not self._ours:
+        if not self.ours:
             raise LmdbNotOurs(f"{self.path} belongs to an external producer", "unset LMDB_PATH to write a projection")
         wanted = dict(_entries(database, symbol, frame.filter(pl.col("open_time").is_between(lo_ms, hi_ms, "left"))))
         self.path.mkdir(parents=True, exist_ok=True)
@@ -166,18 +166,20 @@ class LmdbStore:
 
     @property
     def _remedy(self) -> str:
+        if not self.ours:
+            return "let its producer mend it, or unset LMDB_PATH"
         return f"delete {self.path} and materialize lmdb_candles and lmdb_indicators again"
 
     def _scanned(self, database: str, symbol: str | None, lo_ms: int, hi_ms: int) -> list[tuple[bytes, bytes]]:
         if not (self.path / "data.mdb").exists():
-            if self._ours:
+            if self.ours:
                 return []
             raise LmdbMissing(f"there is no LMDB at {self.path}", "check LMDB_PATH")
         with self._environment(readonly=True) as environment:
             try:
                 handle = environment.open_db(database.encode(), create=False)
             except lmdb.NotFoundError:
-                if self._ours:
+                if self.ours:
                     return []
                 raise LmdbMissing(f"{self.path} has no database {database}", "check LMDB_PATH") from None
             with environment.begin(db=handle) as transaction:

@@ -134,7 +134,14 @@ SETTINGS: Final = (
     Setting(
         "journal", "journal_retention_days", "JOURNAL_RETENTION_DAYS", 7, _whole(1, 36500), "Days of trades it keeps"
     ),
-    Setting("lmdb", "lmdb_path", "LMDB_PATH", "", _folder, "LMDB of an external producer; empty: the home's own"),
+    Setting(
+        "lmdb",
+        "lmdb_path",
+        "LMDB_PATH",
+        "",
+        _folder,
+        "LMDB of an external producer, read and never written; empty: our own",
+    ),
     Setting("lmdb", "lmdb_max_size_gb", "LMDB_MAX_SIZE_GB", 10, _whole(1, 4096), "Size of the LMDB map, GiB"),
     Setting("lmdb", "lmdb_retention_days", "LMDB_RETENTION_DAYS", 400, _whole(1, 36500), "Days kept in LMDB"),
     Setting("ingestion", "snapshot_interval_minutes", "SNAPSHOT_INTERVAL_MINUTES", 15, _interval, "Minutes per state"),

@@ -109,8 +109,9 @@ class Stores:
 
     @cached_property
     def lmdb(self) -> LmdbStore:
-        """The projection of candles and indicators."""
-        return LmdbStore(self.settings.lmdb_path or self.home.lmdb_dir, self.settings.lmdb_max_size_gb)
+        """The projection of candles and indicators, or what an external producer keeps at LMDB_PATH."""
+        path, gigabytes = self.settings.lmdb_path, self.settings.lmdb_max_size_gb
+        return LmdbStore(path or self.home.lmdb_dir, gigabytes, ours=path is None)
 
     @cached_property
     def index(self) -> SnapshotIndex:

@@ -132,7 +132,10 @@ def indicators_as_made(timeframe: Timeframe) -> Question:
 
 
 def lmdb_as_projected(kind: str) -> Question:
-    """Return the check of `candles` or `indicators`: each day's entries are those that were projected."""
+    """Return the check of `candles` or `indicators`: each day's entries are those that were projected.
+
+    Those of an external producer are its own affair; they need only be readable.
+    """
 
     def check(stores: "Stores", symbols: Sequence[str]) -> Finding:
         from resources.day_digest import days_of_frame
@@ -141,7 +144,8 @@ def lmdb_as_projected(kind: str) -> Question:
             database = f"{kind}_{timeframe}"
             for symbol in symbols:
                 there = days_of_frame(stores.lmdb.read(database, symbol, 0, 2**62), "open_time")
-                finding = _differing(database, symbol, stores.market.noted_days(f"lmdb_{database}", symbol), there)
+                noted = stores.market.noted_days(f"lmdb_{database}", symbol)
+                finding = _differing(database, symbol, noted, there) if stores.lmdb.ours else None
                 if finding:
                     return finding
         return None

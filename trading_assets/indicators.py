@@ -123,14 +123,15 @@ def _project(
     window: SymbolWindow,
     frames: "dict[str, pl.DataFrame]",
 ) -> None:
-    """Make the window of each LMDB database equal to its frame and record its days."""
+    """Make the window of each LMDB database equal to its frame, unless an external producer owns it; record its days."""
     from resources.day_digest import days_of_frame
 
     changed, rows = 0, {}
     for database, frame in frames.items():
-        changed += lmdb.store.write(database, window.symbol, frame, window.lo_ms, window.hi_ms).changed
+        if lmdb.store.ours:
+            changed += lmdb.store.write(database, window.symbol, frame, window.lo_ms, window.hi_ms).changed
         there = days_of_frame(lmdb.store.read(database, window.symbol, window.lo_ms, window.hi_ms), "open_time")
         market.store.note_days(f"lmdb_{database}", window.symbol, there, window.days())
         for day, (count, _) in there.items():
             rows[day] = rows.get(day, 0) + count
-    finish(context, window, rows, {"lmdb": changed})
+    finish(context, window, rows, {"lmdb": changed}, producer="ours" if lmdb.store.ours else "external")
