@@ -5,6 +5,7 @@ the stores directly and Dagster by subprocess, so that none of them waits for Da
 """
 
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from trading.errors import TradingError
-from trading_assets.cli.output import emit, speaking_plainly
+from trading_assets.cli.output import emit, refuse, speaking_plainly
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Market data you can prove.")
 config = typer.Typer(no_args_is_help=True, help="Settings: value, origin, meaning.")
@@ -82,7 +83,7 @@ def up(
     with speaking_plainly(as_json):
         from trading_assets.cli.up import up as run_up
 
-        run_up(home_path(home), port=port or None, days=days)
+        emit(run_up(home_path(home), port=port or None, days=days), as_json)
 
 
 @app.command()
@@ -264,7 +265,11 @@ def config_show(home: HomeOption = None, as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        status = app(standalone_mode=False)
+    except Exception as error:
+        status = refuse(error, "--json" in sys.argv)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

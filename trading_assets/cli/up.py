@@ -52,8 +52,8 @@ class _Stopped(Exception):
     """Somebody asked for the end while something was being waited for."""
 
 
-def up(home_path: Path, port: int | None = None, days: int = 30) -> None:
-    """Start everything, materialize the last days, and stay until SIGINT or SIGTERM.
+def up(home_path: Path, port: int | None = None, days: int = 30) -> dict[str, Any]:
+    """Start everything, materialize the last days, and stay until SIGINT or SIGTERM; return where it was and how long.
 
     Raises:
         AlreadyUp: Another one runs on this home.
@@ -61,7 +61,7 @@ def up(home_path: Path, port: int | None = None, days: int = 30) -> None:
         WrongHome: The home holds another market.
         ServerFailed: A process did not start.
     """
-    settings = load_settings(home_path)
+    settings, started = load_settings(home_path), time.monotonic()
     home = Home(home_path)
     port = port or settings.port
     kind, clock = _market(settings, home)
@@ -81,6 +81,11 @@ def up(home_path: Path, port: int | None = None, days: int = 30) -> None:
             except _Stopped:
                 pass
         _say("all stopped")
+    return {
+        "home": str(home.path),
+        "url": f"http://127.0.0.1:{port}",
+        "elapsed_s": round(time.monotonic() - started, 1),
+    }
 
 
 class _Up:
