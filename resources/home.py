@@ -24,6 +24,10 @@ class WrongHome(TradingError):
     """A home belongs to another kind of market, clock or version."""
 
 
+class NoHome(TradingError):
+    """There is no home where one was to be used."""
+
+
 class HomeNotWritable(TradingError):
     """A home cannot be written."""
 
@@ -60,6 +64,15 @@ class Home:
     def clock(self) -> dict[str, Any]:
         """What the first run fixed: source, seed and end of the market."""
         return self._stamp.get("clock", {})
+
+    def require(self) -> None:
+        """Check that the folder is a home; nothing may be started in, or written to, one that is not.
+
+        Raises:
+            NoHome: It is not.
+        """
+        if not self._stamp:
+            raise NoHome(f"there is no home at {self.path}", "'trading demo' or 'trading up' makes one; or give --home")
 
     def create(self, kind: str, clock: dict[str, Any]) -> None:
         """Make the folder a home of this kind and clock, or check that it already is one.

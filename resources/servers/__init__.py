@@ -42,8 +42,10 @@ def running(home: Home, settings: Settings, names: tuple[str, ...] = ("postgres"
     """Yield the URLs of a home's stores and keep its embedded servers running meanwhile.
 
     Raises:
+        NoHome: The folder is no home.
         StoreUnreachable: A server named by a URL, or an embedded one, does not answer.
     """
+    home.require()
     home.run_dir.mkdir(parents=True, exist_ok=True)
     given = {name: str(getattr(settings, f"{name}_url")) for name in names if getattr(settings, f"{name}_url")}
     for name, address in given.items():

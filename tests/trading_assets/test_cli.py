@@ -1,6 +1,7 @@
 """What the command line says when it is asked for what it cannot do."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -75,3 +76,21 @@ def test_nothing_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr()
     assert json.loads(output.out) == {"error": "TradingError: a bolt is loose", "hint": "tighten it"}
     assert output.err == "TradingError: a bolt is loose; tighten it\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["similar", "BTCUSDT"], ["export", "agg_trades", "--symbol", "BTCUSDT", "--out", "x.csv"]],
+    ids=lambda words: words[0],
+)
+def test_a_folder_that_is_no_home_is_refused_and_left_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str]
+) -> None:
+    monkeypatch.setattr("os.environ", os.environ.copy())
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "absent", tmp_path / "empty"):
+        status, answer, _ = said(capsys, monkeypatch, *words, "--home", str(folder))
+        assert status == 1
+        assert str(folder) in answer["error"] and "trading demo" in answer["hint"]
+    assert not (tmp_path / "absent").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
