@@ -9,7 +9,7 @@ from trading.market.timeframe import CANDLE_TIMEFRAMES, Timeframe
 if TYPE_CHECKING:
     import polars as pl
 
-    from resources.stores import Stores
+    from resources.timescale.store import MarketStore
 
 DATASETS = ("agg_trades", "candles", "indicators", "snapshots", "outcomes", "features")
 
@@ -18,10 +18,10 @@ class BadExport(TradingError):
     """An export was asked for that cannot be made."""
 
 
-def export(stores: "Stores", dataset: str, symbol: str, timeframe: str, lo_ms: int, hi_ms: int, out: Path) -> int:
+def export(market: "MarketStore", dataset: str, symbol: str, timeframe: str, lo_ms: int, hi_ms: int, out: Path) -> int:
     """Write one dataset of one symbol to `out` (`.csv` or `.parquet`) and return its rows.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. A list is JSON text in CSV, which has no lists.
     """
     if dataset not in DATASETS:
         raise BadExport(f"{dataset} is no dataset", f"choose one of {', '.join(DATASETS)}")
@@ -29,17 +29,25 @@ def export(stores: "Stores", dataset: str, symbol: str, timeframe: str, lo_ms: i
         raise BadExport(f"--out {out} is neither .csv nor .parquet", "name the file accordingly")
     if lo_ms >= hi_ms:
         raise BadExport("--start is not before --end", "swap them")
-    frame = rows(stores, dataset, symbol, timeframe, lo_ms, hi_ms)
+    frame = rows(market, dataset, symbol, timeframe, lo_ms, hi_ms)
     unfinished = out.with_name(f".{out.name}.unfinished")
     if out.suffix == ".parquet":
         frame.write_parquet(unfinished, compression="zstd")
     else:
-        frame.write_csv(unfinished, datetime_format="%Y-%m-%dT%H:%M:%S%.3fZ")
+        _without_lists(frame).write_csv(unfinished, datetime_format="%Y-%m-%dT%H:%M:%S%.3fZ")
     unfinished.replace(out)
     return len(frame)
 
 
-def rows(stores: "Stores", dataset: str, symbol: str, timeframe: str, lo_ms: int, hi_ms: int) -> "pl.DataFrame":
+def _without_lists(frame: "pl.DataFrame") -> "pl.DataFrame":
+    import polars as pl
+
+    lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
+    text = pl.element().cast(pl.String).fill_null("null")
+    return frame.with_columns(pl.format("[{}]", pl.col(name).list.eval(text).list.join(",")) for name in lists)
+
+
+def rows(market: "MarketStore", dataset: str, symbol: str, timeframe: str, lo_ms: int, hi_ms: int) -> "pl.DataFrame":
     """Return one dataset with times in UTC and trades in exact decimals' nearest floats."""
     import polars as pl
 
@@ -58,8 +66,8 @@ def rows(stores: "Stores", dataset: str, symbol: str, timeframe: str, lo_ms: int
         raise BadExport(
             f"--timeframe {timeframe or '(none)'} is not kept", f"choose one of {', '.join(CANDLE_TIMEFRAMES)}"
         )
-    frame = stores.market.read(table, symbol, lo_ms, hi_ms, Timeframe(timeframe) if table.by_timeframe else None)
-    instrument = stores.market.instrument(symbol)
+    frame = market.read(table, symbol, lo_ms, hi_ms, Timeframe(timeframe) if table.by_timeframe else None)
+    instrument = market.instrument(symbol)
     name = table.time_column
     frame = frame.with_columns(
         pl.from_epoch(pl.col(table.time), time_unit="ms").dt.replace_time_zone("UTC").alias(table.time)

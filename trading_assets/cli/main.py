@@ -121,7 +121,7 @@ def export(
 
         lo_ms, hi_ms = moment_ms(start, 0, "--start"), moment_ms(end, 4_102_444_800_000, "--end")
         with open_stores(home_path(home)) as stores:
-            rows = write(stores, dataset, symbol, timeframe, lo_ms, hi_ms, out)
+            rows = write(stores.market, dataset, symbol, timeframe, lo_ms, hi_ms, out)
         if not as_json:
             typer.echo(f"{rows} rows of {dataset} in {out}")
         emit({"dataset": dataset, "symbol": symbol, "rows": rows, "out": str(out)}, as_json)
