@@ -7,12 +7,17 @@ import json
 import math
 import os
 import signal
+import ssl
 from pathlib import Path
 
+from resources.simulator.clock import Clock
 from resources.simulator.faults import fault_plan
-from resources.simulator.recording import Recording
-from resources.simulator.server import Clock, SimulatedExchange
+from resources.simulator.market import Market
+from resources.simulator.recording import recordings
+from resources.simulator.server import SimulatedExchange
 from resources.simulator.synthetic import SyntheticMarket
+
+KINDS = ("spot", "usdm")
 
 
 def arguments() -> argparse.Namespace:
@@ -26,7 +31,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--speed", default="max", help="exchange seconds a second, or max")
     parser.add_argument("--recording", type=Path)
     parser.add_argument("--faults", default="{}")
-    parser.add_argument("--limit", action="store_true", help="limit the request weight as the real exchange does")
+    parser.add_argument(
+        "--limit", action="store_true", help="limit weight, messages and connections as the real exchange does"
+    )
+    parser.add_argument("--tls-certificate", type=Path, help="PEM file; speak https and wss")
+    parser.add_argument("--tls-key", type=Path)
     parser.add_argument("--port-file", type=Path)
     parser.add_argument("--parent", type=int, default=0, help="stop when this process is gone")
     return parser.parse_args()
@@ -34,13 +43,20 @@ def arguments() -> argparse.Namespace:
 
 async def run(options: argparse.Namespace) -> None:
     """Serve until SIGTERM, SIGINT or the parent's end."""
-    market = (
-        Recording(options.recording) if options.recording else SyntheticMarket(options.seed, options.symbols.split(","))
+    symbols = options.symbols.split(",")
+    markets: list[Market] = (
+        recordings(options.recording)
+        if options.recording
+        else [SyntheticMarket(options.seed, symbols, kind) for kind in KINDS]
     )
     speed = math.inf if options.speed == "max" else float(options.speed)
     clock = Clock(options.start_ms, options.end_ms, speed)
-    exchange = SimulatedExchange(market, clock, fault_plan(json.loads(options.faults)), options.limit)
-    port = await exchange.start(options.port)
+    exchange = SimulatedExchange(markets, clock, fault_plan(json.loads(options.faults)), options.limit)
+    tls = None
+    if options.tls_certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(options.tls_certificate, options.tls_key)
+    port = await exchange.start(options.port, tls)
     if options.port_file:
         unfinished = options.port_file.with_suffix(".unfinished")
         unfinished.write_text(json.dumps({"port": port, "pid": os.getpid()}), encoding="utf-8")

@@ -1,20 +1,25 @@
-"""A recorded market: a folder of trades and klines, played back with its own clock.
+"""A recorded market: a folder of trades, klines and frames off the wire, played back with its own clock.
 
 It serves what was recorded and nothing else: a bar that is missing stays missing, and only recorded intervals are
-known. Where only trades were recorded, klines are their sums; a bar that a missing id may belong to is not served.
+known. Where only trades were recorded, klines are their sums; a bar that a missing id may belong to is not served. A
+stream whose frames were recorded is those frames (`capture.py`).
 """
 
 import gzip
 import hashlib
 import io
 import re
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import polars as pl
 
-from resources.simulator.synthetic import longer, minute_sums
+from resources.simulator.capture import BadFile, Capture, kind_of
+from resources.simulator.klines import longer, minute_sums
+from resources.simulator.market import Event, NotRecorded
+from resources.simulator.recorded_book import RecordedBook
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import Timeframe
@@ -23,9 +28,12 @@ from trading.market.trade import TRADE_SCHEMA
 EDGE: Final = Timeframe.H4
 """The recording's clock ends on this edge after its last event, so that the last bars have closed."""
 
+TABLES: Final = ("aggTrades", "klines")
+WIRE: Final = "wire"
 QUOTES: Final = ("USDT", "USDC", "BUSD", "FDUSD", "BTC", "ETH", "BNB", "EUR", "TRY")
 REST_FIELDS: Final = {"a": "agg_trade_id", "p": "price", "q": "quantity", "f": "first_trade_id", "l": "last_trade_id"}
 REST_FIELDS |= {"T": "time_ms", "m": "buyer_is_maker"}
+FILL_FIELDS: Final = {"t": "trade_id", "p": "price", "q": "quantity", "T": "time_ms", "m": "buyer_is_maker"}
 ARCHIVE_COLUMNS: Final = (*list(REST_FIELDS.values()), "best_match")
 KLINE_COLUMNS: Final = (
     "open_time",
@@ -49,24 +57,30 @@ class Recording:
     """The recorded markets of a folder.
 
     Args:
-        folder: Holds any of `aggTrades/{SYMBOL}*.{csv,jsonl}[.gz]`, `klines/{SYMBOL}-{interval}.{csv,parquet,feather}[.gz]`.
+        folder: Holds any of `aggTrades/{SYMBOL}*.{csv,jsonl}[.gz]`, `klines/{SYMBOL}-{interval}.{csv,parquet,feather}[.gz]`
+            and frames in `wire/`.
+        kind: `spot`, or `usdm` for the frames of futures.
 
     Raises:
-        BadRecording: The folder holds neither, or a file is damaged.
+        BadRecording: The folder holds none, or a file is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str = "spot") -> None:
         if not folder.is_dir():
-            raise BadRecording(f"--recording {folder} is no folder", "give one with aggTrades/ or klines/ in it")
-        self._folder = folder
+            raise BadRecording(f"--recording {folder} is no folder", "give one with aggTrades/, klines/ or wire/ in it")
+        self._folder, self.kind = folder, kind
         self._trades: dict[str, pl.DataFrame] = {}
         self._klines: dict[tuple[str, Timeframe], pl.DataFrame] = {}
         self._holes: dict[str, list[tuple[int, int]]] = {}
         self._instruments: dict[str, Instrument] = {}
+        self._fills: dict[str, pl.DataFrame] = {}
+        self._books: dict[str, RecordedBook] = {}
+        self._capture = _capture(folder, kind)
         self._read()
         self.symbols = tuple(sorted(self._instruments))
         edges = [(int(f["time_ms"][0]), int(f["time_ms"][-1])) for f in self._trades.values() if len(f)]
         edges += [(int(f["open_time"][0]), int(f["open_time"][-1]) + t.ms - 1) for (_, t), f in self._klines.items()]
+        edges += [self._capture.span] if self._capture.frames else []
         self.start_ms = min(first for first, _ in edges)
         self.end_ms = EDGE.ceil(max(last for _, last in edges) + 1)
 
@@ -78,7 +92,7 @@ class Recording:
     def digest(self) -> str:
         """Return SHA-256 over the names and bytes of all files."""
         digest = hashlib.sha256()
-        for file in self._files():
+        for file in self._files(*TABLES, WIRE):
             digest.update(file.relative_to(self._folder).as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()
@@ -112,23 +126,50 @@ class Recording:
                 bars = bars.filter((pl.col("open_time") + timeframe.ms <= before_ms) | (pl.col("open_time") > after_ms))
         return bars.filter((pl.col("open_time") >= lo_ms) & (pl.col("open_time") < hi_ms))
 
-    def _files(self) -> list[Path]:
-        return sorted(f for name in ("aggTrades", "klines") for f in (self._folder / name).glob("*") if f.is_file())
+    def frames(self, stream: str, lo_ms: int, hi_ms: int) -> list[Event] | None:
+        """Return the recorded frames of a stream in `[lo_ms, hi_ms)`, or None where none of it was ever recorded."""
+        events = self._capture.frames.get(stream)
+        if events is None:
+            return None
+        first, last = (bisect_left(events, at, key=lambda event: event.time_ms) for at in (lo_ms, hi_ms))
+        return events[first:last]
+
+    def fills(self, symbol: str, lo_ms: int, hi_ms: int) -> pl.DataFrame:
+        """Return the recorded fills with time in `[lo_ms, hi_ms)`."""
+        if symbol not in self._fills:
+            raise NotRecorded(f"no single trades of {symbol} were recorded")
+        return self._fills[symbol].filter((pl.col("time_ms") >= lo_ms) & (pl.col("time_ms") < hi_ms))
+
+    def book(self, symbol: str) -> RecordedBook:
+        """Return one symbol's order book."""
+        if symbol not in self._books:
+            raise NotRecorded(f"no order book of {symbol} was recorded")
+        return self._books[symbol]
+
+    def derivatives(self, symbol: str) -> NoReturn:
+        """Refuse: no funding nor open interest is recorded."""
+        raise NotRecorded(f"neither funding nor open interest of {symbol} was recorded")
+
+    def _files(self, *names: str) -> list[Path]:
+        return sorted(f for name in names for f in (self._folder / name).glob("*") if f.is_file())
 
     def _read(self) -> None:
         texts: dict[str, list[pl.DataFrame]] = {}
         bars: dict[tuple[str, Timeframe], pl.DataFrame] = {}
-        for file in self._files():
+        for file in self._files(*TABLES) if self.kind == "spot" else ():
             symbol = re.sub(r"[_/]", "", _stem(file).split("-")[0].upper())
             if file.parent.name == "aggTrades":
                 symbol = re.match(r"[A-Z0-9]+", _stem(file).upper()).group(0)  # pyright: ignore[reportOptionalMemberAccess]
                 texts.setdefault(symbol, []).append(_guarded(file, _trade_texts))
             else:
                 bars[symbol, _interval(file)] = _guarded(file, _kline_floats)
+        for symbol in self._capture.symbols() - texts.keys():
+            trades = self._capture.agg_trades(symbol).rename(REST_FIELDS).select(list(TRADE_SCHEMA))
+            texts[symbol] = [trades] if len(trades) else []
         for symbol in sorted({*texts, *(name for name, _ in bars)}):
             self._take(symbol, texts.get(symbol, []), {t: f for (name, t), f in bars.items() if name == symbol})
         if not self._instruments:
-            raise BadRecording(f"{self._folder} holds no recording", "put files into aggTrades/ or klines/")
+            raise BadRecording(f"{self._folder} holds no recording", "put files into aggTrades/, klines/ or wire/")
 
     def _take(self, symbol: str, texts: list[pl.DataFrame], bars: dict[Timeframe, pl.DataFrame]) -> None:
         frame = pl.concat(texts) if texts else None
@@ -138,13 +179,36 @@ class Recording:
             prices += [_decimals(bar[name].cast(pl.String)) for name in ("open", "high", "low", "close")]
             lots.append(_decimals(bar["volume"].cast(pl.String)))
         base, quote = _split(symbol)
-        instrument = Instrument("sim", symbol, base, quote, max(prices), max(lots))
+        written = self._capture.written_decimals(symbol)
+        if written is not None:
+            book = Instrument("sim", symbol, base, quote, *written, self.kind)
+            self._books[symbol] = RecordedBook(self._capture, book)
+            prices, lots = prices or [written[0]], lots or [written[1]]
+        instrument = Instrument("sim", symbol, base, quote, max(prices, default=0), max(lots, default=0), self.kind)
         self._instruments[symbol] = instrument
+        fills = self._capture.fills(symbol)
+        if len(fills):
+            self._fills[symbol] = _numbered(symbol, fills.rename(FILL_FIELDS), instrument, FILL_FIELDS["t"])
         if frame is not None:
-            self._trades[symbol] = _numbered(symbol, frame, instrument)
+            self._trades[symbol] = _numbered(symbol, frame, instrument).cast(TRADE_SCHEMA)  # pyright: ignore[reportArgumentType]
             self._holes[symbol] = _holes(self._trades[symbol])
         for timeframe, bar in bars.items():
             self._klines[symbol, timeframe] = _in_units(bar, instrument)
+
+
+def recordings(folder: Path) -> list[Recording]:
+    """Return a recording of each kind that a folder holds; raises `BadRecording`."""
+    kinds = {kind_of(file) for file in (folder / WIRE).glob("*")}
+    spot = not kinds or "spot" in kinds or any((folder / name).is_dir() for name in TABLES)
+    return [Recording(folder, kind) for kind, there in (("spot", spot), ("usdm", "usdm" in kinds)) if there]
+
+
+def _capture(folder: Path, kind: str) -> Capture:
+    """Return the frames of one kind; a file that does not tell its own is taken for spot."""
+    try:
+        return Capture([file for file in sorted((folder / WIRE).glob("*")) if (kind_of(file) or "spot") == kind])
+    except BadFile as error:
+        raise BadRecording(str(error), "replace the file") from None
 
 
 def _guarded(file: Path, read: Callable[[Path], pl.DataFrame]) -> pl.DataFrame:
@@ -271,20 +335,18 @@ def _split(symbol: str) -> tuple[str, str]:
     return symbol[:-3], symbol[-3:]
 
 
-def _numbered(symbol: str, frame: pl.DataFrame, instrument: Instrument) -> pl.DataFrame:
+def _numbered(symbol: str, frame: pl.DataFrame, instrument: Instrument, number: str = "agg_trade_id") -> pl.DataFrame:
     try:
         prices = [instrument.ticks(text) for text in frame["price"]]
         lots = [instrument.lots(text) for text in frame["quantity"]]
     except TradingError as error:
         raise BadRecording(f"a recorded trade of {symbol} has no number: {error}", "replace the file") from None
     trades = frame.with_columns(price=pl.Series(prices, dtype=pl.Int64), quantity=pl.Series(lots, dtype=pl.Int64))
-    trades = trades.unique(maintain_order=True).sort("agg_trade_id")
-    twice = trades.filter(pl.col("agg_trade_id").is_duplicated())
+    trades = trades.unique(maintain_order=True).sort(number)
+    twice = trades.filter(pl.col(number).is_duplicated())
     if len(twice):
-        raise BadRecording(
-            f"trade {twice['agg_trade_id'][0]} of {symbol} is there twice and differs", "remove one file"
-        )
-    return trades.cast(TRADE_SCHEMA)  # pyright: ignore[reportArgumentType]
+        raise BadRecording(f"trade {twice[number][0]} of {symbol} is there twice and differs", "remove one file")
+    return trades
 
 
 def _holes(trades: pl.DataFrame) -> list[tuple[int, int]]:
