@@ -146,7 +146,7 @@ class SyntheticBook:
         path, slots = self._path, (times - 1 - LISTED_MS) // SLOT_MS
         first_ms = LISTED_MS + path.minute(int(times[0]) - 1) * MINUTE_MS
         quotes = self.quotes(first_ms, int(times[-1]))
-        last = np.searchsorted(quotes["time_ms"].to_numpy(), times) - 1
+        last = np.maximum(np.searchsorted(quotes["time_ms"].to_numpy(), times) - 1, 0)
         best = quotes[last]
         bid, ask = best["bid"].to_numpy(), best["ask"].to_numpy()
         opened = FIRST_UPDATE + slots * SLOT_IDS
