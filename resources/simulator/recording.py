@@ -75,12 +75,12 @@ class Recording:
         self._instruments: dict[str, Instrument] = {}
         self._fills: dict[str, pl.DataFrame] = {}
         self._books: dict[str, RecordedBook] = {}
-        self._capture = _capture(folder, kind)
+        self.capture = _capture(folder, kind)
         self._read()
         self.symbols = tuple(sorted(self._instruments))
         edges = [(int(f["time_ms"][0]), int(f["time_ms"][-1])) for f in self._trades.values() if len(f)]
         edges += [(int(f["open_time"][0]), int(f["open_time"][-1]) + t.ms - 1) for (_, t), f in self._klines.items()]
-        edges += [self._capture.span] if self._capture.frames else []
+        edges += [self.capture.span] if self.capture.frames else []
         self.start_ms = min(first for first, _ in edges)
         self.end_ms = EDGE.ceil(max(last for _, last in edges) + 1)
 
@@ -128,7 +128,7 @@ class Recording:
 
     def frames(self, stream: str, lo_ms: int, hi_ms: int) -> list[Event] | None:
         """Return the recorded frames of a stream in `[lo_ms, hi_ms)`, or None where none of it was ever recorded."""
-        events = self._capture.frames.get(stream)
+        events = self.capture.frames.get(stream)
         if events is None:
             return None
         first, last = (bisect_left(events, at, key=lambda event: event.time_ms) for at in (lo_ms, hi_ms))
@@ -163,8 +163,8 @@ class Recording:
                 texts.setdefault(symbol, []).append(_guarded(file, _trade_texts))
             else:
                 bars[symbol, _interval(file)] = _guarded(file, _kline_floats)
-        for symbol in self._capture.symbols() - texts.keys():
-            trades = self._capture.agg_trades(symbol).rename(REST_FIELDS).select(list(TRADE_SCHEMA))
+        for symbol in self.capture.symbols() - texts.keys():
+            trades = _captured(self.capture.agg_trades, symbol).rename(REST_FIELDS).select(list(TRADE_SCHEMA))
             texts[symbol] = [trades] if len(trades) else []
         for symbol in sorted({*texts, *(name for name, _ in bars)}):
             self._take(symbol, texts.get(symbol, []), {t: f for (name, t), f in bars.items() if name == symbol})
@@ -173,22 +173,22 @@ class Recording:
 
     def _take(self, symbol: str, texts: list[pl.DataFrame], bars: dict[Timeframe, pl.DataFrame]) -> None:
         frame = pl.concat(texts) if texts else None
-        prices = [] if frame is None else [_decimals(frame["price"])]
-        lots = [] if frame is None else [_decimals(frame["quantity"])]
+        fills = _captured(self.capture.fills, symbol).rename(FILL_FIELDS)
+        told = [one for one in (frame, fills) if one is not None and len(one)]
+        prices, lots = ([_decimals(one[name]) for one in told] for name in ("price", "quantity"))
         for bar in bars.values():
             prices += [_decimals(bar[name].cast(pl.String)) for name in ("open", "high", "low", "close")]
             lots.append(_decimals(bar["volume"].cast(pl.String)))
         base, quote = _split(symbol)
-        written = self._capture.written_decimals(symbol)
+        written = self.capture.written_decimals(symbol)
         if written is not None:
             book = Instrument("sim", symbol, base, quote, *written, self.kind)
-            self._books[symbol] = RecordedBook(self._capture, book)
+            self._books[symbol] = RecordedBook(self.capture, book)
             prices, lots = prices or [written[0]], lots or [written[1]]
         instrument = Instrument("sim", symbol, base, quote, max(prices, default=0), max(lots, default=0), self.kind)
         self._instruments[symbol] = instrument
-        fills = self._capture.fills(symbol)
         if len(fills):
-            self._fills[symbol] = _numbered(symbol, fills.rename(FILL_FIELDS), instrument, FILL_FIELDS["t"])
+            self._fills[symbol] = _numbered(symbol, fills, instrument, FILL_FIELDS["t"])
         if frame is not None:
             self._trades[symbol] = _numbered(symbol, frame, instrument).cast(TRADE_SCHEMA)  # pyright: ignore[reportArgumentType]
             self._holes[symbol] = _holes(self._trades[symbol])
@@ -209,6 +209,14 @@ def _capture(folder: Path, kind: str) -> Capture:
         return Capture([file for file in sorted((folder / WIRE).glob("*")) if (kind_of(file) or "spot") == kind])
     except BadFile as error:
         raise BadRecording(str(error), "replace the file") from None
+
+
+def _captured(read: Callable[[str], pl.DataFrame], symbol: str) -> pl.DataFrame:
+    try:
+        return read(symbol)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise BadRecording(f"a recorded trade of {symbol} has no number: {reason}", "replace the file") from None
 
 
 def _guarded(file: Path, read: Callable[[Path], pl.DataFrame]) -> pl.DataFrame:
