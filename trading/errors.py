@@ -21,3 +21,12 @@ class TradingError(Exception):
     def __str__(self) -> str:
         """Return the message followed by the hint."""
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    @property
+    def known(self) -> dict[str, object]:
+        """Return what the error knows beside its words, such as how many trades there were."""
+        return {name: value for name, value in vars(self).items() if name not in ("message", "hint")}
+
+    def told(self) -> dict[str, object]:
+        """Return the error as it is written for machines."""
+        return {"error": f"{type(self).__name__}: {self.message}", "hint": self.hint, **self.known}

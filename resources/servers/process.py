@@ -18,7 +18,7 @@ import psutil
 
 from trading.errors import TradingError
 
-START_S: Final = 30
+START_S: Final = 60
 STOP_S: Final = 15
 
 

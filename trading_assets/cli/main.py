@@ -4,48 +4,20 @@ Every command takes `--json`; then the last line of standard output is one JSON 
 the stores directly and Dagster by subprocess, so that none of them waits for Dagster to import.
 """
 
-import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from trading.errors import TradingError
+from trading_assets.cli import tools
+from trading_assets.cli.options import HomeOption, Json, OneSymbol, SymbolOption, home_path, moment_ms
 from trading_assets.cli.output import emit, refuse, speaking_plainly
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Market data you can prove.")
 config = typer.Typer(no_args_is_help=True, help="Settings: value, origin, meaning.")
 app.add_typer(config, name="config")
-
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object.")]
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder that keeps everything (TRADING_HOME).")]
-OneSymbol = Annotated[str, typer.Argument(help="Exchange name, e.g. BTCUSDT; all where none is given.")]
-SymbolOption = Annotated[str, typer.Option("--symbol", help="Exchange name, e.g. BTCUSDT.")]
-
-
-class BadMoment(TradingError):
-    """A time was given that is no UTC date or time."""
-
-
-def home_path(home: Path | None) -> Path:
-    """Return the home's folder and make it known to every process started from here."""
-    path = (home or Path(os.environ.get("TRADING_HOME") or ".trading")).expanduser().resolve()
-    os.environ["TRADING_HOME"] = str(path)
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(path / "numba"))
-    return path
-
-
-def moment_ms(text: str | None, default: int, option: str) -> int:
-    """Return an ISO date or time as epoch milliseconds; without an offset it is UTC."""
-    if text is None:
-        return default
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise BadMoment(f"{option} {text!r} is no date or time", "write 2026-11-20 or 2026-11-20T12:00Z") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+app.add_typer(tools.app, name="tools")
 
 
 @app.command()

@@ -29,6 +29,10 @@ def speaking_plainly(as_json: bool) -> Iterator[None]:
         yield
     except (typer.Exit, TyperException):
         raise
+    except BrokenPipeError:
+        # Whoever read this has read enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
     except KeyboardInterrupt:
         emit({"error": "Interrupted: it was stopped before its end", "hint": "run it again"}, as_json)
         raise
@@ -47,7 +51,8 @@ def refuse(error: Exception, as_json: bool) -> int:
         message, hint = error.message, error.hint
     else:
         message, hint = str(error), f"run 'trading doctor'; the details are in {_logged(error)}"
-    emit({"error": f"{name}: {message}", "hint": hint}, as_json)
+    known = error.known if isinstance(error, TradingError) else {}
+    emit({"error": f"{name}: {message}", "hint": hint, **known}, as_json)
     print(f"{name}: {'; '.join(part for part in (message, hint) if part)}", file=sys.stderr)
     return status
 
