@@ -5,6 +5,7 @@ An array of bins has shape (n, 3): lots bought, lots sold and trades, by rising 
 
 from typing import Final
 
+import msgspec
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -26,22 +27,46 @@ def adaptive_bin_ticks(low_tick: int, high_tick: int) -> int:
     return max(SMALLEST_ADAPTIVE_TICKS, -(-(high_tick - low_tick) // ADAPTIVE_BINS))
 
 
-def empty_bins(low_tick: int, high_tick: int, bin_ticks: int) -> tuple[int, NDArray[np.int64]]:
-    """Return the lower edge (ticks) of the bin that holds `low_tick`, and bins of zeros up to `high_tick`.
+class Bins(msgspec.Struct, frozen=True, eq=False):
+    """Bins side by side.
+
+    Attributes:
+        first_tick: Lower edge of the first.
+        bin_ticks: Ticks of each.
+        rows: Lots bought, lots sold and trades of each, shape (n, 3).
+    """
+
+    first_tick: int
+    bin_ticks: int
+    rows: NDArray[np.int64]
+
+    def edge(self, place: int) -> int:
+        """Return the tick at which the bin of this place begins, and the one before ends."""
+        return self.first_tick + self.bin_ticks * place
+
+
+def empty_bins(low_tick: int, high_tick: int, bin_ticks: int | None) -> Bins:
+    """Return bins of zeros from the one that holds `low_tick` to the one that holds `high_tick`.
+
+    Args:
+        low_tick: Lowest price.
+        high_tick: Highest price.
+        bin_ticks: Ticks of a bin; None: `adaptive_bin_ticks`.
 
     Raises:
         BadBinSize: `bin_ticks` is below 1 or gives more than `MAX_BINS`.
     """
-    if bin_ticks < 1:
-        raise BadBinSize(f"a bin of {bin_ticks} ticks holds no price", "use 1 tick or more")
-    first = low_tick // bin_ticks
-    count = high_tick // bin_ticks - first + 1
+    size = adaptive_bin_ticks(low_tick, high_tick) if bin_ticks is None else bin_ticks
+    if size < 1:
+        raise BadBinSize(f"a bin of {size} ticks holds no price", "use 1 tick or more")
+    first = low_tick // size
+    count = high_tick // size - first + 1
     if count > MAX_BINS:
         enough = (high_tick - low_tick) // (MAX_BINS - 1) + 1
         raise BadBinSize(
-            f"bins of {bin_ticks} ticks would be {count}, at most {MAX_BINS} are made", f"use {enough} ticks or more"
+            f"bins of {size} ticks would be {count}, at most {MAX_BINS} are made", f"use {enough} ticks or more"
         )
-    return first * bin_ticks, np.zeros((count, 3), np.int64)
+    return Bins(first * size, size, np.zeros((count, 3), np.int64))
 
 
 @njit(cache=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from trading.market.book import BookSnapshot
 from trading.market.instrument import Instrument
-from trading.microstructure.profile_bins import BUY, adaptive_bin_ticks, empty_bins
+from trading.microstructure.profile_bins import BUY, empty_bins
 from trading.microstructure.terms import SIDES, BookSide, Severity, top
 from trading.microstructure.volume_profile import VolumeProfile
 
@@ -159,17 +159,11 @@ def _bins(book: BookSnapshot, side: BookSide, instrument: Instrument, bin_ticks:
     if not len(levels):
         return []
     ticks, lots = levels[:, 0], levels[:, 1]
-    low, high = int(ticks.min()), int(ticks.max())
-    size = adaptive_bin_ticks(low, high) if bin_ticks is None else bin_ticks
-    first_tick, bins = empty_bins(low, high, size)
-    np.add.at(bins[:, BUY], (ticks - first_tick) // size, lots)
+    bins = empty_bins(int(ticks.min()), int(ticks.max()), bin_ticks)
+    np.add.at(bins.rows[:, BUY], (ticks - bins.first_tick) // bins.bin_ticks, lots)
     return [
-        _Bin(
-            instrument.price(first_tick + size * index),
-            instrument.price(first_tick + size * (index + 1)),
-            instrument.quantity(row[BUY]),
-        )
-        for index, row in enumerate(bins.tolist())
+        _Bin(instrument.price(bins.edge(place)), instrument.price(bins.edge(place + 1)), instrument.quantity(row[BUY]))
+        for place, row in enumerate(bins.rows.tolist())
     ]
 
 

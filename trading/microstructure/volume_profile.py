@@ -21,7 +21,7 @@ from trading.microstructure.profile_bins import (
     BUY,
     COUNT,
     SELL,
-    adaptive_bin_ticks,
+    Bins,
     empty_bins,
     fill_from_levels,
     fill_from_trades,
@@ -131,12 +131,11 @@ def volume_profile(
     if first_ms is None or len(moment) < MIN_TRADES:
         raise InsufficientTrades(instrument.name, len(moment), estimated_wait_s(len(moment), first_ms, lo_ms, hi_ms))
     low, high = int(ticks.min()), int(ticks.max())
-    size = adaptive_bin_ticks(low, high) if bin_ticks is None else bin_ticks
-    first_tick, bins = empty_bins(low, high, size)
-    fill_from_trades(ticks, lots, sold, first_tick, size, bins)
+    bins = empty_bins(low, high, bin_ticks)
+    fill_from_trades(ticks, lots, sold, bins.first_tick, bins.bin_ticks, bins.rows)
     last_minute = Timeframe.M1.floor(int(moment.max()))
     period = (lo_ms, hi_ms, Timeframe.M1.floor(first_ms), last_minute + MINUTE_MS)
-    return _profile(instrument, period, (low, high), size, first_tick, bins)
+    return _profile(instrument, period, (low, high), bins)
 
 
 def volume_profile_of_minutes(
@@ -172,11 +171,10 @@ def volume_profile_of_minutes(
         first_ms = int(starts[first_row]) if trade_count else None
         raise InsufficientTrades(instrument.name, trade_count, estimated_wait_s(trade_count, first_ms, lo_ms, hi_ms))
     low, high = int(ticks.min()), int(ticks.max())
-    size = adaptive_bin_ticks(low, high) if bin_ticks is None else bin_ticks
-    first_tick, bins = empty_bins(low, high, size)
-    fill_from_levels(ticks, buys, sells, counts, first_tick, size, bins)
+    bins = empty_bins(low, high, bin_ticks)
+    fill_from_levels(ticks, buys, sells, counts, bins.first_tick, bins.bin_ticks, bins.rows)
     period = (lo_ms, hi_ms, int(starts[first_row]), int(starts[last_row - 1]) + MINUTE_MS)
-    return _profile(instrument, period, (low, high), size, first_tick, bins)
+    return _profile(instrument, period, (low, high), bins)
 
 
 def estimated_wait_s(trade_count: int, first_ms: int | None, lo_ms: int, hi_ms: int) -> int | None:
@@ -206,28 +204,23 @@ def _between(trades: pl.DataFrame, lo_ms: int, hi_ms: int) -> list[NDArray[Any]]
 
 
 def _profile(
-    instrument: Instrument,
-    period: tuple[int, int, int, int],
-    traded: tuple[int, int],
-    size: int,
-    first_tick: int,
-    bins: NDArray[np.int64],
+    instrument: Instrument, period: tuple[int, int, int, int], traded: tuple[int, int], bins: Bins
 ) -> VolumeProfile:
-    rows: list[list[int]] = bins.tolist()
+    rows: list[list[int]] = bins.rows.tolist()
     lots = [row[BUY] + row[SELL] for row in rows]
     total = sum(lots)
     whole = max(total, 1)  # where nothing but zero quantities traded, each share is zero
     control = point_of_control(lots)
     area_first, area_last, held = value_area(lots, control, VALUE_AREA_PCT)
-    edges = [instrument.price(first_tick + size * index) for index in range(len(rows) + 1)]
+    edges = [instrument.price(bins.edge(index)) for index in range(len(rows) + 1)]
     return VolumeProfile(
         instrument.name,
         *period,
         trade_count=sum(row[COUNT] for row in rows),
         price_low=instrument.price(traded[0]),
         price_high=instrument.price(traded[1]),
-        bin_size=instrument.price(size),
-        point_of_control=instrument.price(2 * (first_tick + size * control) + size) / 2,
+        bin_size=instrument.price(bins.bin_ticks),
+        point_of_control=instrument.price(bins.edge(control) + bins.edge(control + 1)) / 2,
         value_area_low=edges[area_first],
         value_area_high=edges[area_last + 1],
         value_area_pct=100 * held / whole,
