@@ -65,10 +65,9 @@ def absorptions(snapshots: Sequence[tuple[int, Levels, Levels]], rows: Sequence[
         for before, after in pairwise(snapshots):
             if not 0 < after[0] - before[0] <= 1_500:
                 continue
+            taken = [r for r in rows if before[0] <= r[0] < after[0] and r[3] == (side == 1)]
             for tick, lots in before[side][:20]:
-                traded = sum(
-                    r[2] for r in rows if before[0] <= r[0] < after[0] and r[1] == tick and r[3] == (side == 1)
-                )
+                traded = sum(r[2] for r in taken if r[1] == tick)
                 remaining = sum(left for at, left in after[side][:20] if at == tick)
                 if 5 * traded > lots and 5 * remaining >= 4 * lots:
                     refills[tick].append((traded, remaining))
