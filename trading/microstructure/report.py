@@ -49,14 +49,14 @@ class Basis(msgspec.Struct, frozen=True):
     covered: float | None
 
 
-class Known(msgspec.Struct, Generic[T], frozen=True):
+class Known(msgspec.Struct, Generic[T], frozen=True, tag="known"):
     """Something, and the data it rests on."""
 
     value: T
     basis: tuple[Basis, ...]
 
 
-class Missing(msgspec.Struct, frozen=True):
+class Missing(msgspec.Struct, frozen=True, tag="missing"):
     """Something that is not known: why, what to do about it, and the data that did not suffice."""
 
     reason: str

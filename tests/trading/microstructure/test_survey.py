@@ -8,7 +8,7 @@ from tests.trading.microstructure.made import BTC, END, T0, book, trades
 from trading.microstructure.diff_anomalies import icebergs, updates_per_s
 from trading.microstructure.health import microstructure_health
 from trading.microstructure.l1 import l1_metrics, spread_bps
-from trading.microstructure.report import SECTIONS, Basis, Known, Missing, markdown
+from trading.microstructure.report import SECTIONS, Basis, Known, MarketReport, Missing, markdown
 from trading.microstructure.survey import Observed, RawDepth, survey
 from trading.microstructure.vacuums import vacuums_in_profile
 from trading.microstructure.volume_profile import volume_profile
@@ -74,6 +74,11 @@ def test_the_report_of_genuine_minutes_shows_what_was_found(usdm: Observed) -> N
     assert "| bid | 61,670.40 | 0.171 BTC | 3 | accumulation |" in text
     assert "1,286 levels changed a second while 4.8 % filled: severity critical." in text
     assert all(part.count("\n- ") >= 1 for part in text.split("## ")[1:])
+
+
+def test_a_survey_is_one_json_object_whether_known_or_missing(usdm: Observed) -> None:
+    report = survey(msgspec.structs.replace(usdm, depth=NOTHING))
+    assert msgspec.json.decode(msgspec.json.encode(report), type=MarketReport) == report
 
 
 def test_what_is_missing_takes_only_what_needs_it_along(usdm: Observed) -> None:
