@@ -70,6 +70,20 @@ def empty_bins(low_tick: int, high_tick: int, bin_ticks: int | None) -> Bins:
 
 
 @njit(cache=True)
+def extent(values: NDArray[np.int64]) -> tuple[int, int]:
+    """Return the least and the greatest of one value or more, in one pass over memory."""
+    least = greatest = values[0]
+    for index in range(values.size):
+        # As plain comparisons of one index the loop is compiled to vector instructions.
+        value = values[index]
+        if value < least:
+            least = value
+        if value > greatest:
+            greatest = value
+    return least, greatest
+
+
+@njit(cache=True)
 def fill_from_trades(
     ticks: NDArray[np.int64],
     lots: NDArray[np.int64],
