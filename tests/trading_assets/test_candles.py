@@ -13,11 +13,12 @@ from resources.stores import Exchange
 from resources.timescale.loop import wait
 from resources.timescale.store import MarketStore
 from resources.timescale.tables import CANDLE, TRADE
+from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, MINUTE_MS, ROLLED_UP, Timeframe
 from trading.stream.contiguity import IdRange
 from trading_assets.candles import longer_bars, minute_bars
 from trading_assets.cli.demo import traded
-from trading_assets.cli.status import missing
+from trading_assets.cli.status import missing, trade_gaps
 from trading_assets.partitions import SymbolWindow
 
 START = 1_570_752_000_000
@@ -100,3 +101,15 @@ def test_a_missing_bar_is_named_where_no_finer_bars_are(played: Exchange, market
     assert missing(market)["ADAETH"] == [
         {"from": "2019-10-12T00:00:00+00:00", "to": "2019-10-12T00:03:00+00:00", "timeframe": "3m", "bars": 1}
     ]
+
+
+def test_the_gaps_of_another_venue_are_its_own(market: MarketStore) -> None:
+    other = MarketStore(market._dsn, "elsewhere")
+    with other:
+        other.register([Instrument("elsewhere", "GAPUSDT", "GAP", "USDT", 2, 5)])
+        before = trade_gaps(market)
+        other.set_trade_coverage(
+            "GAPUSDT", START, [IdRange(1, 0, START, START + 1), IdRange(9, 8, START + 2, START + 3)]
+        )
+        assert trade_gaps(other) == 1
+    assert trade_gaps(market) == before

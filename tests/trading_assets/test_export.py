@@ -11,7 +11,7 @@ from resources.timescale.store import MarketStore
 from resources.timescale.tables import CANDLE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE, Table
 from trading.market.instrument import Instrument
 from trading.market.timeframe import HOUR_MS, Timeframe
-from trading_assets.cli.export import DATASETS, export
+from trading_assets.cli.export import DATASETS, BadExport, export
 
 SYMBOL = "EXPUSDT"
 START = 1_700_006_400_000
@@ -54,3 +54,22 @@ def test_both_forms_hold_the_same_and_a_list_is_json_in_csv(stored: MarketStore,
             assert [json.loads(value) for value in text[name]] == exact[name].to_list() == [[0.1, None, 2.5]] * 2
         elif kind.is_numeric():
             assert text[name].cast(kind).equals(exact[name])
+
+
+def test_a_timeframe_that_is_not_kept_is_refused_and_those_that_are_kept_are_named(
+    stored: MarketStore, tmp_path: Path
+) -> None:
+    for timeframe in ("1h", "7m", ""):
+        with pytest.raises(BadExport, match=f"--timeframe {timeframe}") as refusal:
+            export(stored, "indicators", SYMBOL, timeframe, START, LAST, tmp_path / "out.csv")
+        assert "3m" in refusal.value.hint and "1h" not in refusal.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_given(stored: MarketStore, tmp_path: Path) -> None:
+    taken = tmp_path / "taken.csv"
+    taken.mkdir()
+    for out in (tmp_path / "absent" / "out.csv", tmp_path / "absent" / "out.parquet", taken):
+        with pytest.raises(BadExport, match=f"--out {out} cannot be written"):
+            export(stored, "features", SYMBOL, "", START, LAST, out)
+    assert list(tmp_path.iterdir()) == [taken]

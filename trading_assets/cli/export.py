@@ -27,15 +27,22 @@ def export(market: "MarketStore", dataset: str, symbol: str, timeframe: str, lo_
         raise BadExport(f"{dataset} is no dataset", f"choose one of {', '.join(DATASETS)}")
     if out.suffix not in {".csv", ".parquet"}:
         raise BadExport(f"--out {out} is neither .csv nor .parquet", "name the file accordingly")
+    if not out.parent.is_dir():
+        raise BadExport(f"--out {out} cannot be written: there is no folder {out.parent}", "make it, or name another")
     if lo_ms >= hi_ms:
         raise BadExport("--start is not before --end", "swap them")
     frame = rows(market, dataset, symbol, timeframe, lo_ms, hi_ms)
     unfinished = out.with_name(f".{out.name}.unfinished")
-    if out.suffix == ".parquet":
-        frame.write_parquet(unfinished, compression="zstd")
-    else:
-        _without_lists(frame).write_csv(unfinished, datetime_format="%Y-%m-%dT%H:%M:%S%.3fZ")
-    unfinished.replace(out)
+    try:
+        if out.suffix == ".parquet":
+            frame.write_parquet(unfinished, compression="zstd")
+        else:
+            _without_lists(frame).write_csv(unfinished, datetime_format="%Y-%m-%dT%H:%M:%S%.3fZ")
+        unfinished.replace(out)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        why = error.strerror or str(error)
+        raise BadExport(f"--out {out} cannot be written: {why}", "name a file in a folder of yours") from None
     return len(frame)
 
 
@@ -62,10 +69,10 @@ def rows(market: "MarketStore", dataset: str, symbol: str, timeframe: str, lo_ms
         "outcomes": OUTCOME,
         "features": FEATURE,
     }[dataset]
-    if table.by_timeframe and timeframe not in set(CANDLE_TIMEFRAMES):
-        raise BadExport(
-            f"--timeframe {timeframe or '(none)'} is not kept", f"choose one of {', '.join(CANDLE_TIMEFRAMES)}"
-        )
+    if table.by_timeframe and timeframe not in (kept := market.counts(table)):
+        listed = ", ".join(name for name in CANDLE_TIMEFRAMES if name in kept)
+        hint = f"choose one of {listed}" if listed else "materialize them first"
+        raise BadExport(f"--timeframe {timeframe or '(none)'}: no such {dataset} are kept", hint)
     frame = market.read(table, symbol, lo_ms, hi_ms, Timeframe(timeframe) if table.by_timeframe else None)
     instrument = market.instrument(symbol)
     name = table.time_column

@@ -14,7 +14,7 @@ def counts(stores: "Stores") -> dict[str, Any]:
     market = stores.market
     return {
         "trades": sum(market.counts(TRADE).values()),
-        "trade_gaps": trade_gaps(stores),
+        "trade_gaps": trade_gaps(market),
         "candles": market.counts(CANDLE),
         "indicators": market.counts(INDICATOR),
         "lmdb": stores.lmdb.counts(),
@@ -26,17 +26,19 @@ def counts(stores: "Stores") -> dict[str, Any]:
     }
 
 
-def trade_gaps(stores: "Stores") -> int:
-    """Return how many holes there are between the ranges of ids that are held, and inside them."""
-    rows = stores.market.fetch(
+def trade_gaps(market: "MarketStore") -> int:
+    """Return how many holes there are between the ranges of ids that this venue holds, and inside them."""
+    rows = market.fetch(
         """
+        WITH coverage AS (SELECT c.* FROM md.trade_coverage c JOIN md.symbol USING (symbol_id) WHERE venue = $1)
         SELECT (SELECT count(*) FROM (
                     SELECT lead(first_id) OVER (PARTITION BY symbol_id ORDER BY proven_from) - last_id AS step
-                    FROM md.trade_coverage) r WHERE step > 1)
-             + (SELECT count(*) FROM md.trade_coverage c WHERE c.last_id - c.first_id + 1 <> (
+                    FROM coverage) r WHERE step > 1)
+             + (SELECT count(*) FROM coverage c WHERE c.last_id - c.first_id + 1 <> (
                     SELECT count(*) FROM md.trade t WHERE t.symbol_id = c.symbol_id
                     AND t.agg_trade_id BETWEEN c.first_id AND c.last_id)) AS gaps
-        """
+        """,
+        market.venue,
     )
     return int(rows[0]["gaps"])
 
