@@ -19,7 +19,6 @@ settings.load_profile("timeless")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MarketStore]:
     """A market database; tests keep apart by registering symbols of their own."""
     path = tmp_path_factory.mktemp("postgres")
-    path.chmod(0o755)  # the server runs as another user where the tests run as root
     home = Home(path)
     home.create("simulated", {})
     with running(home, load_settings(path, {}), ("postgres",)) as urls, MarketStore(urls.postgres, "sim") as store:

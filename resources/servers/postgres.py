@@ -5,6 +5,8 @@ import pwd
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +16,9 @@ from resources.servers import process
 
 PORT: Final = 5432
 DATABASES: Final = ("market", "dagster")
-SERVER_USER: Final = "pgserver"
+SERVER_USERS: Final = ("pgserver", "nobody")
+WORKING_DIRECTORY: Final = "/proc/self/cwd"
+COPY: Final = "programs"
 CONFIGURATION: Final = """
 listen_addresses = ''
 max_connections = 100
@@ -77,33 +81,36 @@ def ensure(home: Home) -> None:
     def ready() -> bool:
         return subprocess.run(probe, check=False).returncode == 0
 
-    if process.taken_over("postgres", home.run_dir, "postgres", home.postgres_dir, ready):
+    if process.taken_over("postgres", home.run_dir, "postgres", home.socket_dir, ready):
         return
-    owner = _owner(home)
+    runner = _runner(home)
     if not (home.postgres_dir / "PG_VERSION").exists():
-        _initialise(home, owner)
+        _initialise(home, runner)
     # A server that was killed leaves its pid file; none of this home runs, or it had been taken over.
     (home.postgres_dir / "postmaster.pid").unlink(missing_ok=True)
-    command = [binaries() / "postgres", "-D", home.postgres_dir, "-k", home.socket_dir, "-p", str(PORT)]
-    process.launch("postgres", home.run_dir, home.logs_dir / "postgres.log", command, ready, **owner)
+    command, options = runner.command("postgres", home.postgres_dir)
+    command += ["-k", home.socket_dir, "-p", str(PORT)]
+    process.launch("postgres", home.run_dir, home.logs_dir / "postgres.log", command, ready, **options)
 
 
 def stop(home: Home) -> None:
     """Stop the server; open transactions are rolled back."""
     process.end("postgres", home.run_dir, signal.SIGINT)
+    shutil.rmtree(home.socket_dir / COPY, ignore_errors=True)
 
 
-def _initialise(home: Home, owner: dict[str, Any]) -> None:
+def _initialise(home: Home, runner: "_Runner") -> None:
     """Make the cluster and its databases; a cluster that was left half-made is thrown away first."""
     unfinished = home.postgres_dir.with_name("postgres.unfinished")
     for leftover in (unfinished, home.postgres_dir):
         shutil.rmtree(leftover, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
-    if owner:
-        shutil.chown(unfinished, owner["user"], owner["group"])
+    if runner.account is not None:
+        shutil.chown(unfinished, *runner.account)
     # The cluster holds nothing yet, so a power loss costs only this step: it need not wait for the disk.
-    command = [binaries() / "initdb", "-D", unfinished, "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]
-    made = subprocess.run([*command, "--auth=trust"], capture_output=True, text=True, check=False, **owner)
+    command, options = runner.command("initdb", unfinished)
+    command += ["-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "--auth=trust"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if made.returncode:
         raise process.ServerFailed(f"initdb failed: {made.stderr.strip()[-300:]}", "see 'trading doctor'")
     with (unfinished / "postgresql.conf").open("a", encoding="utf-8") as file:
@@ -111,50 +118,85 @@ def _initialise(home: Home, owner: dict[str, Any]) -> None:
     # Dagster's log may lose its last moments in a crash; the market's facts may not.
     statements = "".join(f"CREATE DATABASE {name};\n" for name in DATABASES)
     statements += "ALTER DATABASE dagster SET synchronous_commit = off;\n"
-    single = [binaries() / "postgres", "--single", "-j", "-D", unfinished, "postgres"]
+    (program, *where), options = runner.command("postgres", unfinished)
+    single = [program, "--single", "-j", *where, "postgres"]
     text = statements.replace(";\n", ";\n\n")
-    done = subprocess.run(single, input=text, capture_output=True, text=True, check=False, **owner)
+    done = subprocess.run(single, input=text, capture_output=True, text=True, check=False, **options)
     if done.returncode:
         raise process.ServerFailed(f"creating databases failed: {done.stderr.strip()[-300:]}", "see 'trading doctor'")
     unfinished.rename(home.postgres_dir)
 
 
-def _owner(home: Home) -> dict[str, Any]:
-    """Return how to start the server: as ourselves, or as a user of its own where we are root, which it refuses."""
-    if os.geteuid() != 0:
-        return {}
-    user, group = _server_user(home)
-    for folder in (home.path, *home.path.parents, *binaries().parents):
-        mode = folder.stat().st_mode
-        if mode & 0o011 != 0o011:
-            folder.chmod(mode | 0o011)
-    shutil.chown(home.socket_dir, user, group)
-    return {"user": user, "group": group, "extra_groups": []}
+@dataclass(frozen=True)
+class _Runner:
+    """How the server's programs are run: as ourselves, or as an account (uid, gid) of their own where we are root.
 
+    PostgreSQL refuses to run as root. The account needs no way to the data directory, and none is opened to it: the
+    server is started inside and knows it as its working directory only.
+    """
 
-def _server_user(home: Home) -> tuple[int, int]:
-    """Return uid and gid of the server: the owner of its files, else a system user, made if this machine lets us."""
-    if home.postgres_dir.exists():
-        status = home.postgres_dir.stat()
-        if status.st_uid != 0:
-            return status.st_uid, status.st_gid
-    for attempt in (SERVER_USER, "nobody"):
+    programs: Path
+    account: tuple[int, int] | None
+
+    def command(self, program: str, data: Path) -> tuple[list[str | Path], dict[str, Any]]:
+        """Return the command line of a program on a data directory, and the options to start it with."""
+        if self.account is None:
+            return [self.programs / program, "-D", data], {}
+        return [self.programs / program, "-D", WORKING_DIRECTORY], {**self._identity, "cwd": data}
+
+    def works(self) -> bool:
+        """Return whether the programs can be run."""
+        command = [self.programs / "postgres", "--version"]
         try:
-            entry = pwd.getpwnam(attempt)
+            return subprocess.run(command, capture_output=True, check=False, cwd="/", **self._identity).returncode == 0
+        except OSError:
+            return False
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        if self.account is None:
+            return {}
+        return {"user": self.account[0], "group": self.account[1], "extra_groups": []}
+
+
+def _runner(home: Home) -> _Runner:
+    if os.geteuid() != 0:
+        return _Runner(binaries(), None)
+    account = _account(home)
+    shutil.chown(home.socket_dir, *account)
+    in_place = _Runner(binaries(), account)
+    if in_place.works():
+        return in_place
+    # The account cannot enter a folder above the installation: it gets a copy for as long as the server runs.
+    copied = _Runner(_copy(binaries(), home.socket_dir / COPY), account)
+    if not copied.works():
+        raise process.ServerFailed(
+            f"PostgreSQL does not run as root, nor from {copied.programs} as user {account[0]}",
+            "run as another user, set TMPDIR to a folder that all may enter, or set TRADING_POSTGRES_URL",
+        )
+    return copied
+
+
+def _copy(programs: Path, target: Path) -> Path:
+    """Copy the installation and the libraries that it finds by their place; return the copy's programs."""
+    package = programs.parents[1]
+    shutil.rmtree(target, ignore_errors=True)
+    for folder in (programs.parent, package.with_name(f"{package.name}.libs")):
+        if folder.exists():
+            place = target / folder.relative_to(package.parent)
+            shutil.copytree(folder, place, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+    return target / programs.relative_to(package.parent)
+
+
+def _account(home: Home) -> tuple[int, int]:
+    """Return uid and gid of the server: the owner of its files, else a user that this machine has."""
+    if home.postgres_dir.exists() and (status := home.postgres_dir.stat()).st_uid != 0:
+        return status.st_uid, status.st_gid
+    for name in SERVER_USERS:
+        with suppress(KeyError):
+            entry = pwd.getpwnam(name)
             return entry.pw_uid, entry.pw_gid
-        except KeyError:
-            if attempt == SERVER_USER and _added():
-                entry = pwd.getpwnam(attempt)
-                return entry.pw_uid, entry.pw_gid
     raise process.ServerFailed(
         "PostgreSQL does not run as root, and there is no other user to run it as",
-        f"add the user {SERVER_USER}, run as another user, or set TRADING_POSTGRES_URL",
+        f"add the user {SERVER_USERS[0]}, run as another user, or set TRADING_POSTGRES_URL",
     )
-
-
-def _added() -> bool:
-    try:
-        subprocess.run(["useradd", "--system", "--no-create-home", SERVER_USER], check=True, capture_output=True)  # noqa: S607
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    return True

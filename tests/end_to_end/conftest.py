@@ -10,7 +10,6 @@ from tests.end_to_end.running import Running, until
 @pytest.fixture(scope="session")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("up")
-    folder.chmod(0o755)  # PostgreSQL runs as another user where the tests run as root
     running = Running(folder / "home")
     until(running.said("everything is running"), 120, "the first materialization")
     yield running

@@ -41,9 +41,7 @@ def demo(home: Path, *more: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("home")
-    path.chmod(0o755)
-    return path
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +198,6 @@ def test_recorded_trades_make_the_candles_that_another_program_made(tmp_path: Pa
     folder = tmp_path / "recording" / "aggTrades"
     folder.mkdir(parents=True)
     (folder / "XRPETH.jsonl.gz").write_bytes(source.read_bytes())
-    tmp_path.chmod(0o755)
     summary = trading("demo", "--recording", str(tmp_path / "recording"), home=tmp_path / "home")
     assert (summary["trades"], summary["trade_gaps"], summary["checks"]["failed"]) == (12_477, 0, 0)
     out = tmp_path / "candles.parquet"

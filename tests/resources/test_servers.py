@@ -91,7 +91,7 @@ def user_process(
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """Not in pytest's own folder: each session of root that starts closes that to the user PostgreSQL runs as."""
+    """Not in pytest's own folder, which is closed to the other user whom one test runs as."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o711)
         yield Path(folder)
@@ -290,6 +290,28 @@ def test_postgres_runs_for_a_user_who_is_not_root(tmp_path: Path) -> None:
     with user_process(home, "postgres,redis", python, **user):
         assert psutil.Process(pids(home)["postgres"]).uids().effective == nobody
     assert pids(home) == {}
+
+
+def test_as_root_neither_a_folder_is_opened_to_the_server_nor_a_user_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root starts the server as another user")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    installed = postgres._copy(postgres.binaries(), closed / "installed")
+    monkeypatch.setattr(postgres, "binaries", lambda: installed)
+    home = made(closed / "home")
+    home.path.chmod(0o700)
+    users = Path("/etc/passwd").read_bytes()
+    with running(home, settings_of(home), ("postgres",)) as urls:
+        assert psutil.Process(pids(home)["postgres"]).uids().effective != 0
+        ask(urls.postgres, "CREATE TABLE kept ()")
+    assert not home.socket_dir.exists()
+    with running(home, settings_of(home), ("postgres",)) as urls:
+        assert ask(urls.postgres, "SELECT to_regclass('kept')::text") == "kept"
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in (closed, home.path)} == {0o700}
+    assert Path("/etc/passwd").read_bytes() == users
 
 
 class _Html(http.server.BaseHTTPRequestHandler):

@@ -37,7 +37,6 @@ FORK = textwrap.dedent("""
 
 
 def test_a_fork_opens_stores_of_its_own_and_leaves_its_parent_its_own(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TRADING_")}
     command = [sys.executable, "-c", FORK, str(tmp_path / "home")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
