@@ -122,9 +122,7 @@ class DagsterProcesses:
 
     def last_line(self, name: str) -> str:
         """Return the last line of a process's log."""
-        log = self._log(name)
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-        return lines[-1] if lines else "no output"
+        return process.last_line(self._log(name))
 
 
 def end_all(home: Home) -> None:

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +28,10 @@ class WrongHome(TradingError):
 
 class NoHome(TradingError):
     """There is no home where one was to be used."""
+
+
+class HomeBusy(TradingError):
+    """Another `trading up` or `trading demo` works on this home."""
 
 
 class HomeNotWritable(TradingError):
@@ -100,6 +106,32 @@ class Home:
         with (self.run_dir / "home.lock").open("ab") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)  # two first runs at once must not both stamp it
             self._fix(kind, clock)
+
+    @contextmanager
+    def worked_on(self, command: str) -> Iterator[None]:
+        """Hold the home's only place for a command that collects and materializes.
+
+        Args:
+            command: Its name, `up` or `demo`.
+
+        Raises:
+            HomeBusy: Another one holds it.
+        """
+        with (self.run_dir / "work.lock").open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                other, _, pid = lock.read().strip().partition(" ")
+                raise HomeBusy(
+                    f"'trading {other or 'up'}' runs on {self.path} already, as process {pid or 'unknown'}",
+                    "wait for its end, stop it, or give another --home",
+                ) from None
+            lock.truncate(0)
+            lock.write(f"{command} {os.getpid()}")
+            lock.flush()
+            yield
+            lock.truncate(0)
 
     def _fix(self, kind: str, clock: dict[str, Any]) -> None:
         stamp = self._stamp

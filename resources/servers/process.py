@@ -51,12 +51,19 @@ def launch(
             process.kill()  # half-started it would keep its files from the next one
             process.wait()
             _file(name, run_dir).unlink(missing_ok=True)
-            with log.open("rb") as written:
-                written.seek(began)
-                lines = written.read().decode(errors="replace").strip().splitlines()
-            raise ServerFailed(f"{name} did not start: {lines[-1] if lines else 'no output'}", f"see {log}")
+            raise ServerFailed(f"{name} did not start: {last_line(log, began)}", f"see {log}")
         time.sleep(0.02)
     process.returncode = 0  # it outlives this object, which would warn that it still runs
+
+
+def last_line(log: Path, began: int = 0) -> str:
+    """Return the last line that was written into a log since it had `began` bytes."""
+    if not log.exists():
+        return "no output"
+    with log.open("rb") as written:
+        written.seek(began)
+        lines = written.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no output"
 
 
 def taken_over(name: str, run_dir: Path, program: str, place: Path, ready: Callable[[], bool]) -> bool:

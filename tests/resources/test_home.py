@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from resources import home as home_module
-from resources.home import Home, HomeNotWritable, WrongHome
+from resources.home import Home, HomeBusy, HomeNotWritable, WrongHome
 
 CLOCK = {"source": "synthetic", "seed": 7, "end_ms": 1_763_596_800_000}
 
@@ -84,3 +84,13 @@ def test_socket_paths_stay_short_and_differ_by_home(tmp_path: Path) -> None:
     assert len(os.fsencode(deep.socket_dir / ".s.PGSQL.5432.lock")) < 100
     assert deep.socket_dir != Home(tmp_path).socket_dir
     assert Home(tmp_path / "a" / "..").socket_dir == Home(tmp_path).socket_dir
+
+
+def test_one_command_at_a_time_works_on_a_home(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create("simulated", {})
+    refused = pytest.raises(HomeBusy, match=f"'trading demo' runs on {tmp_path} already, as process {os.getpid()}")
+    with home.worked_on("demo"), refused, home.worked_on("up"):
+        pass
+    with home.worked_on("up"):
+        pass

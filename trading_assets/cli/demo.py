@@ -38,6 +38,13 @@ class StepFailed(TradingError):
     """A process of the demo ended badly."""
 
 
+def failed(what: str, log: Path, began: int) -> StepFailed:
+    """Return the error of a process, with the last line that it wrote into its log."""
+    from resources.servers.process import last_line
+
+    return StepFailed(f"{what}: {last_line(log, began)}", f"see {log}")
+
+
 @dataclass(frozen=True)
 class DemoRequest:
     """What was asked for; `end_ms` and `symbols` fall back to what the home's first run fixed."""
@@ -74,7 +81,7 @@ class Worker:
     """A process that runs Dagster jobs in the order in which it is told to."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self._log = log
+        self._log, self._began = log, log.stat().st_size if log.exists() else 0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "trading_assets.chain"],
             stdin=subprocess.PIPE,
@@ -91,7 +98,7 @@ class Worker:
             self._process.stdin.write(" ".join(command) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise StepFailed(f"a worker ended with status {self._process.wait()}", f"see {self._log}") from None
+            raise self._ended() from None
 
     def finish(self, progress: Progress, show: Any) -> None:
         """Read the job's lines until its outcome."""
@@ -104,7 +111,10 @@ class Worker:
             show(line)
             if "run" in line:
                 return
-        raise StepFailed(f"a worker ended with status {self._process.wait()}", f"see {self._log}")
+        raise self._ended()
+
+    def _ended(self) -> StepFailed:
+        return failed(f"a worker ended with status {self._process.wait()}", self._log, self._began)
 
     def close(self) -> None:
         """Let the process end."""
@@ -199,7 +209,7 @@ def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, An
     plan, clock = plan_demo(request, home.clock)
     home.create("simulated", clock)
     os.environ["TRADING_SYMBOLS"] = ",".join(plan.symbols)
-    with open_stores(home_path) as stores, showing(quiet, plan) as show:
+    with home.worked_on("demo"), open_stores(home_path) as stores, showing(quiet, plan) as show:
         environment = _environment(stores)
         with _exchange(stores, plan, environment) as rest_url:
             environment["TRADING_EXCHANGE_REST_URL"] = rest_url
@@ -247,12 +257,13 @@ def _exchange(stores: "Stores", plan: Plan, environment: dict[str, str]) -> Iter
     ]
     log = stores.home.logs_dir / "exchange.log"
     with log.open("ab") as output:
+        began = output.tell()
         process = subprocess.Popen([*command, *plan.exchange_arguments], stdout=output, stderr=output, env=environment)
     try:
         deadline = time.monotonic() + 60
         while not ready.exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise StepFailed("the simulated exchange did not start", f"see {log}")
+                raise failed("the simulated exchange did not start", log, began)
             time.sleep(0.02)
         yield f"http://127.0.0.1:{json.loads(ready.read_text(encoding='utf-8'))['port']}"
     finally:
@@ -290,9 +301,10 @@ def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url
     command += ["--durability", stores.settings.journal_durability]
     log = stores.home.logs_dir / "collector.log"
     with log.open("ab") as errors:
+        began = errors.tell()
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True, check=False)
     if done.returncode:
-        raise StepFailed(f"the collector ended with status {done.returncode}", f"see {log}")
+        raise failed(f"the collector ended with status {done.returncode}", log, began)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return int(json.loads(lines[-1])["new_batches"]) if lines else 0
 

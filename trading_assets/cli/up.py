@@ -4,7 +4,6 @@ The order of starting and stopping is what this module is about: a collector tha
 the exchange, so Dagster's processes go first, then the exchange, then the servers.
 """
 
-import fcntl
 import json
 import os
 import signal
@@ -40,10 +39,6 @@ class PortTaken(TradingError):
     """Another process listens where the UI should."""
 
 
-class AlreadyUp(TradingError):
-    """`trading up` runs on this home already."""
-
-
 class UiSilent(TradingError):
     """The webserver does not answer."""
 
@@ -56,7 +51,7 @@ def up(home_path: Path, port: int | None = None, days: int = 30) -> dict[str, An
     """Start everything, materialize the last days, and stay until SIGINT or SIGTERM; return where it was and how long.
 
     Raises:
-        AlreadyUp: Another one runs on this home.
+        HomeBusy: Another one, or a demo, runs on this home.
         PortTaken: The port is taken.
         WrongHome: The home holds another market.
         ServerFailed: A process did not start.
@@ -67,7 +62,7 @@ def up(home_path: Path, port: int | None = None, days: int = 30) -> dict[str, An
     kind, clock = _market(settings, home)
     home.create(kind, clock)
     stop = threading.Event()
-    with _alone(home), _told_to_stop(stop):
+    with home.worked_on("up"), _told_to_stop(stop):
         end_all(home)
         process.end(EXCHANGE, home.run_dir)
         _require_free(port)
@@ -102,7 +97,7 @@ class _Up:
         self._home, self._symbols, self._stop = home, symbols, stop
         self._dagster = DagsterProcesses(home, environment, port)
         self._ui = DagsterUi(f"http://127.0.0.1:{port}")
-        self._revived = time.monotonic()
+        self._revived, self._began = time.monotonic(), time.time()
 
     def run(self, days: int) -> None:
         """Start Dagster, materialize, and keep it running until told to stop."""
@@ -127,7 +122,7 @@ class _Up:
         first, last = _day(today - (days - 1) * DAY_MS), _day(today)
         try:
             self._finish({"instruments": self._ui.launch("upkeep", ["instruments"])})
-            self._until(self._collects, FIRST_TRADES_S)
+            self._await_trades()
             _say(f"materializing {first} to {last} of {', '.join(self._symbols)}")
             ranges = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
             runs = {
@@ -159,9 +154,23 @@ class _Up:
     def _answers(self) -> bool:
         return self._ui.loaded()
 
+    def _await_trades(self) -> None:
+        """Wait for the collector's first trades, or say why there will be none."""
+        wish = _read(self._home.run_dir / "desired" / "spot.json")
+        if wish.get("desired") == "stopped":
+            _say(
+                f"no trades are collected: the collector was terminated; launch collect_spot on {self._ui.url} to resume"
+            )
+            return
+        self._until(self._collects, FIRST_TRADES_S)
+        if not self._collects():
+            _say(f"no trades within {FIRST_TRADES_S} s; see the runs of collect_spot on {self._ui.url}/runs")
+
     def _collects(self) -> bool:
+        """Return whether a collector that beats now has seen its symbols; a former one's last beat is no sign of life."""
         file = self._home.run_dir / "heartbeat" / "spot.json"
-        return file.exists() and bool(json.loads(file.read_text(encoding="utf-8")).get("symbols"))
+        fresh = file.exists() and file.stat().st_mtime >= self._began
+        return fresh and bool(_read(file).get("symbols"))
 
     def _until(self, holds: Callable[[], bool], longest_s: float) -> None:
         deadline = time.monotonic() + longest_s
@@ -192,25 +201,6 @@ def _market(settings: Settings, home: Home) -> tuple[str, dict[str, Any]]:
     seed = fixed.get("seed", settings.seed)
     symbols = fixed.get("symbols", list(settings.symbols))
     return "simulated", {"source": "synthetic", "seed": seed, "symbols": symbols, "end_ms": end_ms}
-
-
-@contextmanager
-def _alone(home: Home) -> Iterator[None]:
-    """Hold the home's only place for an `up`."""
-    with (home.run_dir / "up.lock").open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise AlreadyUp(
-                f"'trading up' runs on {home.path} already, as process {lock.read().strip() or 'unknown'}",
-                "open its UI, stop it, or give another --home",
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-        lock.truncate(0)
 
 
 @contextmanager
@@ -261,6 +251,10 @@ def _exchange(home: Home, settings: Settings, kind: str, environment: dict[str, 
         }
     finally:
         process.end(EXCHANGE, home.run_dir)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,34 @@
+"""What a demo says when it cannot run, before or while it does."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from resources.home import Home, HomeBusy
+from resources.journal import TradeJournal
+from resources.stores import open_stores
+from trading_assets.cli.demo import DemoRequest, Plan, StepFailed, _collect, run_demo
+
+
+def test_a_demo_on_a_home_where_up_runs_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRADING_SYMBOLS", "BTCUSDT")
+    home = Home(tmp_path / "home")
+    request = DemoRequest(1, None, ("BTCUSDT",), 7, None)
+    home.create("simulated", {"source": "synthetic"})
+    with home.worked_on("up"), pytest.raises(HomeBusy, match=f"'trading up' .* as process {os.getpid()}"):
+        run_demo(home.path, request, quiet=True)
+    assert not home.postgres_dir.exists()
+
+
+def test_a_collector_that_ends_badly_says_why_in_the_error_itself(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create("simulated", {})
+    (home.logs_dir / "collector.log").write_text("a line of an earlier run\n")
+    plan = Plan(("BTCUSDT",), "2026-11-01", "2026-11-01", 1, {"BTCUSDT": (0, 1)}, ())
+    with open_stores(home.path) as stores, TradeJournal.write(home.rocksdb_dir):
+        with pytest.raises(StepFailed, match=f"is held by process {os.getpid()}; one collector") as failure:
+            _collect(stores, plan, dict(os.environ), "http://127.0.0.1:1")
+        assert "collector.log" in failure.value.hint

@@ -1,0 +1,44 @@
+"""What `trading up` takes for a living collector, and what it says of one that was told to stop."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from resources.home import Home
+from trading_assets.cli.up import _Up
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "home")
+    made.create("simulated", {})
+    for folder in ("heartbeat", "desired"):
+        (made.run_dir / folder).mkdir()
+    return made
+
+
+def test_the_last_beat_of_a_former_collector_is_no_sign_of_life(home: Home) -> None:
+    beat = home.run_dir / "heartbeat" / "spot.json"
+    beat.write_text(json.dumps({"symbols": {"BTCUSDT": {}}}))
+    os.utime(beat, (time.time() - 60, time.time() - 60))
+    up = _Up(home, ("BTCUSDT",), {}, 1, threading.Event())
+    assert not up._collects()
+    os.utime(beat, (time.time() + 1, time.time() + 1))
+    assert up._collects()
+    beat.write_text(json.dumps({"symbols": {}}))
+    assert not up._collects()
+
+
+def test_a_terminated_collector_is_named_with_how_to_resume_and_not_waited_for(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home.run_dir / "desired" / "spot.json").write_text(json.dumps({"desired": "stopped"}))
+    began = time.monotonic()
+    _Up(home, ("BTCUSDT",), {}, 1, threading.Event())._await_trades()
+    assert time.monotonic() - began < 5
+    said = capsys.readouterr().out
+    assert "terminated" in said and "collect_spot" in said and "resume" in said
