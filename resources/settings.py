@@ -59,16 +59,6 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
     return read
 
 
-def _fraction(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise ValueError("a fraction from 0 to 1 (0.3 means 30 percent)")
-    return number
-
-
 def _one_of(*words: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in words:
@@ -76,13 +66,6 @@ def _one_of(*words: str) -> Callable[[Any], str]:
         return value
 
     return read
-
-
-def _interval(value: Any) -> int:
-    minutes = _whole(1, 1440)(value)
-    if minutes != 15:
-        raise ValueError("15, the grid on which states are taken")
-    return minutes
 
 
 def _url(*schemes: str) -> Callable[[Any], str]:
@@ -143,12 +126,7 @@ SETTINGS: Final = (
         "LMDB of an external producer, read and never written; empty: our own",
     ),
     Setting("lmdb", "lmdb_max_size_gb", "LMDB_MAX_SIZE_GB", 10, _whole(1, 4096), "Size of the LMDB map, GiB"),
-    Setting("lmdb", "lmdb_retention_days", "LMDB_RETENTION_DAYS", 400, _whole(1, 36500), "Days kept in LMDB"),
-    Setting("ingestion", "snapshot_interval_minutes", "SNAPSHOT_INTERVAL_MINUTES", 15, _interval, "Minutes per state"),
-    Setting("ingestion", "batch_size", "BATCH_SIZE", 1000, _whole(1, 2000), "Points in one upload"),
     Setting("rag", "top_k", "RAG_TOP_K", 10, _whole(1, 1000), "Similar states that are shown"),
-    Setting("rag", "lookback_days", "RAG_LOOKBACK_DAYS", 90, _whole(1, 36500), "Days that a search looks back"),
-    Setting("data_validation", "max_rejected", "MAX_REJECTED_SHARE", 0.05, _fraction, "Share of refusals that alarms"),
 )
 
 
@@ -168,12 +146,7 @@ class Settings:
     journal_retention_days: int
     lmdb_path: Path | None
     lmdb_max_size_gb: int
-    lmdb_retention_days: int
-    snapshot_interval_minutes: int
-    batch_size: int
     top_k: int
-    lookback_days: int
-    max_rejected: float
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def describe(self) -> list[tuple[str, str, str, str]]:

@@ -7,8 +7,9 @@ import pytest
 
 from resources.home import Home, HomeBusy
 from resources.journal import TradeJournal
+from resources.settings import load_settings
 from resources.stores import open_stores
-from trading_assets.cli.demo import DemoRequest, Plan, StepFailed, _collect, run_demo
+from trading_assets.cli.demo import DemoRequest, Plan, StepFailed, _collect, plan_demo, run_demo
 
 
 def test_a_demo_on_a_home_where_up_runs_is_refused_before_anything_starts(
@@ -32,3 +33,13 @@ def test_a_collector_that_ends_badly_says_why_in_the_error_itself(tmp_path: Path
         with pytest.raises(StepFailed, match=f"is held by process {os.getpid()}; one collector") as failure:
             _collect(stores, plan, dict(os.environ), "http://127.0.0.1:1")
         assert "collector.log" in failure.value.hint
+
+
+def test_what_is_neither_asked_for_nor_fixed_is_as_it_is_set(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path, {"TRADING_SEED": "11", "TRADING_SYMBOLS": "ADAUSDT,XRPUSDT"})
+    plan, clock = plan_demo(DemoRequest(1, None, (), None, None), {}, settings)
+    assert (plan.symbols, clock["seed"]) == (("ADAUSDT", "XRPUSDT"), 11)
+    plan, clock = plan_demo(DemoRequest(1, None, (), None, None), {"seed": 3, "symbols": ["ETHUSDT"]}, settings)
+    assert (plan.symbols, clock["seed"]) == (("ETHUSDT",), 3)
+    plan, clock = plan_demo(DemoRequest(1, None, ("BTCUSDT",), 0, None), {"seed": 3, "symbols": ["ETHUSDT"]}, settings)
+    assert (plan.symbols, clock["seed"]) == (("BTCUSDT",), 0)

@@ -21,6 +21,7 @@ from trading.errors import TradingError
 from trading.market.timeframe import DAY_MS, HOUR_MS, Timeframe
 
 if TYPE_CHECKING:
+    from resources.settings import Settings
     from resources.simulator.recording import Recording
     from resources.stores import Stores
 
@@ -47,7 +48,7 @@ def failed(what: str, log: Path, began: int) -> StepFailed:
 
 @dataclass(frozen=True)
 class DemoRequest:
-    """What was asked for; `end_ms` and `symbols` fall back to what the home's first run fixed."""
+    """What was asked for; see `plan_demo` for what the rest falls back to."""
 
     days: int
     end_ms: int | None
@@ -140,8 +141,8 @@ class Plan:
     exchange_arguments: tuple[str, ...]
 
 
-def plan_demo(request: DemoRequest, fixed: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
-    """Return what to run and what the home must hold fixed, from a request and what its home has fixed already."""
+def plan_demo(request: DemoRequest, fixed: dict[str, Any], settings: "Settings") -> tuple[Plan, dict[str, Any]]:
+    """Return what to run and what the home must hold fixed: as asked, else as fixed already, else as set."""
     if not 1 <= request.days <= MAX_DAYS:
         raise BadDemo(f"--days {request.days} is not between 1 and {MAX_DAYS}", "choose fewer days")
     if request.recording is not None:
@@ -150,8 +151,8 @@ def plan_demo(request: DemoRequest, fixed: dict[str, Any]) -> tuple[Plan, dict[s
     end_ms = request.end_ms or fixed.get("end_ms") or today
     if end_ms % DAY_MS or end_ms > today:
         raise BadDemo(f"--end {day_of(end_ms)} is no day that has begun", "give a UTC day up to today")
-    seed = request.seed if request.seed is not None else fixed.get("seed", 7)
-    symbols = request.symbols or tuple(fixed.get("symbols", ())) or ("BTCUSDT", "ETHUSDT")
+    seed = request.seed if request.seed is not None else fixed.get("seed", settings.seed)
+    symbols = request.symbols or tuple(fixed.get("symbols", settings.symbols))
     start_ms = end_ms - request.days * DAY_MS
     arguments = ("--seed", str(seed), "--symbols", ",".join(symbols))
     clock = {"source": "synthetic", "seed": seed, "end_ms": end_ms, "symbols": list(symbols)}
@@ -201,12 +202,13 @@ def traded(recording: "Recording", symbol: str) -> tuple[int, int]:
 def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, Any]:
     """Run the demo in a home and return its summary."""
     from resources.home import Home
+    from resources.settings import load_settings
     from resources.stores import open_stores
     from trading_assets.cli.progress import showing
 
     started = time.monotonic()
     home = Home(home_path)
-    plan, clock = plan_demo(request, home.clock)
+    plan, clock = plan_demo(request, home.clock, load_settings(home_path))
     home.create("simulated", clock)
     os.environ["TRADING_SYMBOLS"] = ",".join(plan.symbols)
     with home.worked_on("demo"), open_stores(home_path) as stores, showing(quiet, plan) as show:

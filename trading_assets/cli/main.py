@@ -27,8 +27,8 @@ def demo(
     end: Annotated[
         str | None, typer.Option(help="UTC day at whose start the demo ends; fixed by the first run.")
     ] = None,
-    symbols: Annotated[str, typer.Option(help="Symbols, separated by commas.")] = "",
-    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic market; 7 unless the home has one.")] = None,
+    symbols: Annotated[str, typer.Option(help="Symbols, separated by commas (TRADING_SYMBOLS).")] = "",
+    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic market (TRADING_SEED).")] = None,
     recording: Annotated[Path | None, typer.Option(help="Folder of recorded trades or klines to play instead.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -105,7 +105,7 @@ def similar(
     as_of: Annotated[
         str | None, typer.Option("--as-of", help="Moment of the question, UTC; default: the last state.")
     ] = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many states.")] = 10,
+    k: Annotated[int | None, typer.Option("--k", "-k", min=1, max=1000, help="How many states (RAG_TOP_K).")] = None,
     home: HomeOption = None,
     as_json: Json = False,
 ) -> None:
@@ -119,7 +119,7 @@ def similar(
         with open_stores(home_path(home)) as stores:
             stores.market.instrument(symbol)
             moment = moment_ms(as_of, last_state(stores, symbol), "--as-of")
-            answer = search(stores, symbol, moment, k)
+            answer = search(stores, symbol, moment, k or stores.settings.top_k)
         if not as_json:
             neighbours_table(answer)
         emit(answer, as_json)
