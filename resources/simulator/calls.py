@@ -10,6 +10,7 @@ from resources.simulator.clock import Clock
 from resources.simulator.market import Market
 from resources.simulator.wire import rest_fills, rest_klines, rest_trades
 from resources.simulator.wire_book import rest_depth
+from trading.market.instrument import Instrument
 from trading.market.timeframe import MINUTE_MS, Timeframe
 
 MAX_ROWS: Final = 1000
@@ -142,6 +143,20 @@ class MarketCalls:
         if name not in self.market.symbols:
             raise Refused(-1121, "Invalid symbol.")
         return name
+
+
+def weight_limit(weight_a_minute: int) -> dict[str, Any]:
+    """Return the limit that `exchangeInfo` states."""
+    return {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": weight_a_minute}
+
+
+def filters(instrument: Instrument) -> list[dict[str, str]]:
+    """Return the filters that `exchangeInfo` states for a market."""
+    price, lot = instrument.price_text(1), instrument.quantity_text(1)
+    return [
+        {"filterType": "PRICE_FILTER", "minPrice": price, "maxPrice": "1000000.00", "tickSize": price},
+        {"filterType": "LOT_SIZE", "minQty": lot, "maxQty": "9000.00", "stepSize": lot},
+    ]
 
 
 def number(query: Query, name: str, default: int | None, low: int = 0, high: int = 2**62) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from resources.simulator.calls import Call, MarketCalls, Query, Refused, always, number, stepped
+from resources.simulator.calls import Call, MarketCalls, Query, Refused, always, filters, number, stepped, weight_limit
 from resources.simulator.clock import Clock
 from resources.simulator.market import Market
 from resources.simulator.price_path import LISTED_MS
@@ -44,22 +44,16 @@ class FuturesCalls(MarketCalls):
 
     def info(self, query: Query) -> str:
         """Answer `exchangeInfo`; like the real one it takes no parameters."""
-        limits = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": WEIGHT_A_MINUTE}
         answer = {"timezone": "UTC", "serverTime": self.clock.now_ms(), "futuresType": "U_MARGINED"}
-        answer |= {"rateLimits": [limits], "exchangeFilters": []}
+        answer |= {"rateLimits": [weight_limit(WEIGHT_A_MINUTE)], "exchangeFilters": []}
         return json.dumps(answer | {"symbols": [self._contract(n) for n in self.market.symbols]}, ensure_ascii=False)
 
     def _contract(self, name: str) -> dict[str, Any]:
         i = self.market.instrument(name)
-        price, lot = i.price_text(1), i.quantity_text(1)
-        filters = [
-            {"filterType": "PRICE_FILTER", "minPrice": price, "maxPrice": "1000000.00", "tickSize": price},
-            {"filterType": "LOT_SIZE", "minQty": lot, "maxQty": "9000.00", "stepSize": lot},
-        ]
         names = {"symbol": name, "pair": name, "contractType": "PERPETUAL", "deliveryDate": 4_133_404_800_000}
         names |= {"onboardDate": LISTED_MS, "status": "TRADING", "baseAsset": i.base, "quoteAsset": i.quote}
         names |= {"marginAsset": i.quote, "pricePrecision": i.price_decimals, "quantityPrecision": i.quantity_decimals}
-        return names | {"filters": filters}
+        return names | {"filters": filters(i)}
 
     def valid_depth(self, query: Query) -> str:
         """Answer `depth`, which takes some limits only."""

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Final
 
-from resources.simulator.calls import Call, MarketCalls, Query, always, stepped
+from resources.simulator.calls import Call, MarketCalls, Query, always, filters, stepped, weight_limit
 from resources.simulator.clock import Clock
 from resources.simulator.market import Market
 
@@ -34,16 +34,10 @@ class SpotCalls(MarketCalls):
             names = [self.symbol(query)]
         elif "symbols" in query:
             names = [self.known(name) for name in json.loads(query["symbols"])]
-        limits = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": WEIGHT_A_MINUTE}
-        answer = {"timezone": "UTC", "serverTime": self.clock.now_ms(), "rateLimits": [limits]}
+        answer = {"timezone": "UTC", "serverTime": self.clock.now_ms(), "rateLimits": [weight_limit(WEIGHT_A_MINUTE)]}
         return json.dumps(answer | {"symbols": [self._symbol(name) for name in names]}, ensure_ascii=False)
 
     def _symbol(self, name: str) -> dict[str, Any]:
         instrument = self.market.instrument(name)
-        price, lot = instrument.price_text(1), instrument.quantity_text(1)
-        filters = [
-            {"filterType": "PRICE_FILTER", "minPrice": price, "maxPrice": "1000000.00", "tickSize": price},
-            {"filterType": "LOT_SIZE", "minQty": lot, "maxQty": "9000.00", "stepSize": lot},
-        ]
         names = {"symbol": name, "status": "TRADING", "baseAsset": instrument.base, "quoteAsset": instrument.quote}
-        return names | {"filters": filters}
+        return names | {"filters": filters(instrument)}
