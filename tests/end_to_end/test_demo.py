@@ -165,15 +165,31 @@ def test_neighbours_equal_an_exact_search_among_mature_states(stores: Stores) ->
         assert found == [int(times[i]) for i in wanted]
 
 
-def test_the_commands_of_the_readme_run(home: Path, first: dict[str, Any], tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    blocks = (root / "README.md").read_text(encoding="utf-8").split("```sh\n")[1:]
-    lines = [line for block in blocks for line in block.split("```")[0].splitlines() if line]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code blocks of one language in README and docs."""
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))]
+    return [block.split("```")[0] for text in texts for block in text.split(f"```{language}\n")[1:]]
+
+
+def test_the_code_blocks_of_the_docs_are_of_a_language_that_is_checked() -> None:
+    for file in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        opening = file.read_text(encoding="utf-8").split("```")[1::2]
+        assert {block.partition("\n")[0] for block in opening} <= {"sh", "json"}, file
+    for block in blocks("json"):
+        assert json.loads(block)
+
+
+def test_the_commands_of_the_docs_run(home: Path, first: dict[str, Any], tmp_path: Path) -> None:
+
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line]
     assert lines
     for line in lines:
         words = shlex.split(line)
         assert words[0] == ".venv/bin/trading"
-        environment = {**os.environ, "TRADING_HOME": str(home), "PYTHONPATH": str(root)}
+        environment = {**os.environ, "TRADING_HOME": str(home), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "trading_assets.cli.main", *words[1:]]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}: {done.stderr}"
