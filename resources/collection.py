@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from resources.binance import BinanceRest
+from resources.book_feed import BookFeed
 from resources.collector import Collector
 from resources.home import Home
 from resources.journal import TradeJournal
@@ -80,8 +81,11 @@ class Collection:
             with TradeJournal.write(self._home.rocksdb_dir, PATIENCE_S, durability) as journal:
                 instruments = await rest.instruments(self._settings.symbols, venue)
                 wanted = dict.fromkeys(instruments, (await rest.server_time(), FOREVER_MS))
-                self._collector = Collector(journal, rest, self._settings.exchange_ws_url, instruments, wanted)
-                await self._collector.run()
+                ws_url, days = self._settings.exchange_ws_url, self._settings.journal_retention_days
+                collector = Collector(journal, rest, ws_url, instruments, wanted, retention_days=days)
+                collector.beside(BookFeed(journal, rest, ws_url, instruments))
+                self._collector = collector
+                await collector.run()
         finally:
             await rest.close()
 

@@ -27,9 +27,11 @@ from websockets.exceptions import WebSocketException
 from resources.binance import BinanceRest
 from resources.book_feed import BookFeed
 from resources.journal import TradeJournal
+from resources.retention import verified
 from resources.rocksdb import PATIENCE_S, JournalDamaged, control_socket
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
+from trading.market.timeframe import DAY_MS
 from trading.stream.collector import TICK_S, CollectorCore, Connect, Disconnect, Quarantine
 from trading.stream.contiguity import IdRange, Ledger
 from trading.stream.repair import FOREVER_MS, Fetch
@@ -37,6 +39,7 @@ from trading.stream.repair import FOREVER_MS, Fetch
 LOOK_S: Final = 1.0
 """How often a collector that is to end asks for the exchange's clock, and an idle one lets the journal sync."""
 
+TIDY_S: Final = 60.0
 WAITS_KEPT: Final = 1_000
 SOCKET: Final = {"max_size": 2**20, "ping_interval": 3, "ping_timeout": 3, "close_timeout": 1, "open_timeout": 10}
 
@@ -54,6 +57,7 @@ class Collector:
         wanted: Exchange time from which trades are wanted where the journal has none yet, and up to which, by name.
         ack: Called with (symbol, last id) after trades are stored.
         seed: Of the jitter between connections.
+        retention_days: How long the journal keeps what the database has too.
     """
 
     def __init__(
@@ -65,20 +69,22 @@ class Collector:
         wanted: Mapping[str, tuple[int, int]],
         ack: Callable[[str, int], None] | None = None,
         seed: int = 0,
+        retention_days: int = 7,
     ) -> None:
         self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
         streams = "/".join(f"{name.lower()}@aggTrade" for name in instruments)
         self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
-        self._ack = ack
+        self._ack, self._retention_ms = ack, retention_days * DAY_MS
         ranges = {name: _held(journal, name) for name in instruments}
         uniform = random.Random(seed).uniform  # noqa: S311
         self._core = CollectorCore(self._instruments, ranges, wanted, uniform)
         self._until_ms = max(until_ms for _, until_ms in wanted.values())
+        self._books: BookFeed | None = None
         self._connections: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._awake, self._stopping = asyncio.Event(), False
-        self._heard_s = self._stored_s = self._looked_s = time.monotonic()
+        self._heard_s = self._stored_s = self._looked_s = self._tidied_s = time.monotonic()
         self._waits_ms: deque[int] = deque(maxlen=WAITS_KEPT)
         self.statistics: Counter[str] = Counter()
 
@@ -101,9 +107,10 @@ class Collector:
         self.flush()
         self._journal.checkpoint()
 
-    def beside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something for as long as the collector runs; when it fails, so does the collector."""
-        self._begin(work)
+    def beside(self, books: BookFeed) -> None:
+        """Keep books for as long as the collector runs; when that fails, so does the collector."""
+        self._books = books
+        self._begin(books.run())
 
     def stop(self) -> None:
         """Ask for the end; `run` flushes and makes a checkpoint before it returns."""
@@ -156,6 +163,7 @@ class Collector:
             "quiet_s": round(time.monotonic() - self._heard_s, 1),
             "symbols": symbols,
             "absent": absent,
+            **({} if self._books is None else {"books": self._books.status()}),
         }
 
     # -- the loop ----------------------------------------------------------------------------------------------------
@@ -169,12 +177,21 @@ class Collector:
         self._carry_out()
         if self._core.pending or now_s - self._stored_s >= LOOK_S:
             self.flush()
+        if self._until_ms == FOREVER_MS and now_s - self._tidied_s >= TIDY_S:
+            self._tidied_s = now_s
+            self._tidy()
         if self._until_ms < FOREVER_MS and now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
             await self._end()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._awake.wait(), TICK_S)
         self._awake.clear()
+
+    def _tidy(self) -> None:
+        """Seal an hour that has closed, and drop what is old and known to be in the database."""
+        for name in self._instruments:
+            until_ms = verified(self._journal.directory, name)
+            self._journal.maintain(name, self._core.newest_ms, self._retention_ms, until_ms)
 
     def _carry_out(self) -> None:
         for command in self._core.commands():
@@ -309,7 +326,7 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
             if options.again:
                 collector.ask_again()
             if options.books:
-                collector.beside(BookFeed(journal, rest, options.ws, instruments).run())
+                collector.beside(BookFeed(journal, rest, options.ws, instruments))
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, collector.stop)
             await collector.run()

@@ -64,6 +64,7 @@ def agg_trades(context: dg.AssetExecutionContext, market: MarketDatabase, journa
     """One row is one aggregate trade, keyed by its consecutive id; late by the journal's checkpoint, a minute at most."""
     from resources.gap_ledger import project
     from resources.journal_coverage import take_over_coverage
+    from resources.retention import note_verified, verified_until_ms
     from resources.timescale.tables import TRADE
 
     window = symbol_window(context)
@@ -75,4 +76,6 @@ def agg_trades(context: dg.AssetExecutionContext, market: MarketDatabase, journa
         written = market.store.write(TRADE, window.symbol, trades, lo_ms, window.hi_ms)
         take_over_coverage(batches, market.store, window.symbol, lo_ms, window.hi_ms)
         project(batches, market.store, window.symbol)
+        done_ms = verified_until_ms(batches.ledger(window.symbol), market.store.trade_coverage(window.symbol))
+        note_verified(market.stores.home.rocksdb_dir, window.symbol, done_ms)
     record_days(context, market.store, TRADE, window, written, trades=len(trades))

@@ -120,7 +120,8 @@ class CollectorCore:
         self._backoff = Backoff(uniform)
         self._connect_at_s: float | None = 0.0
         self._replace_at_s = 0.0
-        self._newest_ms = 0
+        self.newest_ms = 0
+        """Newest exchange time that is known, of a trade or of the exchange's clock."""
         self._doubted: list[tuple[int, str | bytes]] = []
         self._pending = 0
         self._stopped = False
@@ -171,7 +172,7 @@ class CollectorCore:
         stream.fetched(fetch, asked_ms, trades, now_s)
         new = stream.pending[before:]
         self._pending += len(new)
-        self._newest_ms = max(self._newest_ms, asked_ms)
+        self.newest_ms = max(self.newest_ms, asked_ms)
         doubted, self._doubted = self._doubted, []
         for connection, frame in doubted:
             self._read(connection, frame, now_s, clock_known=True)
@@ -294,7 +295,7 @@ class CollectorCore:
 
     def _read(self, connection: int, frame: str | bytes, now_s: float, clock_known: bool) -> None:
         try:
-            decoded = decode(frame, self._instruments, self._newest_ms)
+            decoded = decode(frame, self._instruments, self.newest_ms)
         except BadFrame as error:
             if error.reason == "future_time" and not clock_known and len(self._doubted) < DOUBTED:
                 # A thin market may be silent for longer than a trade may lie ahead: only the exchange's clock decides,
@@ -321,13 +322,13 @@ class CollectorCore:
             self._bad(BadFrame("relisted", f"{symbol} counts its ids anew from {trade.agg_trade_id}"), frame)
         else:
             self.statistics["duplicates"] += 1
-        self._newest_ms = max(self._newest_ms, trade.time_ms)
+        self.newest_ms = max(self.newest_ms, trade.time_ms)
 
     def _bad(self, error: BadFrame, frame: str | bytes) -> None:
         self.bad_frames[error.reason] += 1
         if self.bad_frames.total() <= QUARANTINED:
             raw = frame.encode() if isinstance(frame, str) else frame
-            self.waiting.append(Quarantine(self._newest_ms, str(error), raw[:4096]))
+            self.waiting.append(Quarantine(self.newest_ms, str(error), raw[:4096]))
 
 
 def _announces_end(frame: str | bytes) -> bool:
