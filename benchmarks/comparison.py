@@ -50,6 +50,24 @@ class Comparison:
         return {"unit": self.unit, "rates": {way: round(self.rate(way)) for way in self.seconds}}
 
 
+@dataclass(frozen=True)
+class Measure:
+    """One number, such as a size or the time of one thing, and what it was measured on."""
+
+    name: str
+    value: float
+    unit: str
+    note: str
+
+    def ratios(self) -> dict[str, float]:
+        """Return none: it is beside nothing."""
+        return {}
+
+    def describe(self) -> float:
+        """Return the number."""
+        return self.value
+
+
 def compare(
     name: str,
     items: int,

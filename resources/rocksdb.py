@@ -19,7 +19,9 @@ from typing import Final, Literal, TypeVar
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
+    BottommostLevelCompaction,
     Checkpoint,
+    CompactOptions,
     DBCompressionType,
     DBRecoveryMode,
     Options,
@@ -270,9 +272,11 @@ class Database:
 
     def compact(self) -> None:
         """Rewrite all tables now, as RocksDB does by and by; gives back the space of what was deleted."""
+        everything = CompactOptions()
+        everything.set_bottommost_level_compaction(BottommostLevelCompaction.force())
         for opened in self._families.values():
             self._asked("compacted", opened.flush)
-            self._asked("compacted", lambda opened=opened: opened.compact_range(None, None))
+            self._asked("compacted", lambda opened=opened: opened.compact_range(None, None, everything))
 
     def _require_writer(self) -> None:
         if self._lock is None:

@@ -3,8 +3,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import candles, indicators, profile
-from benchmarks.comparison import OURS, UnequalResults, compare
+from benchmarks import candles, indicators, profile, trades
+from benchmarks.comparison import OURS, Measure, UnequalResults, compare
 from trading_assets.cli.main import app
 
 
@@ -12,6 +12,18 @@ from trading_assets.cli.main import app
 def test_every_way_that_is_measured_gives_our_result(module, size: int) -> None:
     for comparison in module.comparisons(size):
         assert all(rate > 0 for rate in comparison.describe()["rates"].values())
+
+
+def test_what_trades_take_and_how_fast_they_come_back_is_measured_with_equal_results() -> None:
+    measured = {}
+    for comparison in trades.comparisons(100_000):
+        measured |= {comparison.name: comparison.describe()} | comparison.ratios()
+        if isinstance(comparison, Measure):
+            assert comparison.value > 0
+    ratios = {"parse_vs_json", "read_hot_vs_rows", "read_sealed_vs_rows", "retention_vs_keys"}
+    sizes = {"bytes_per_trade_hot", "bytes_per_trade_sealed", "bytes_per_trade_parquet_synthetic"}
+    assert ratios | sizes | {"read_24h_s"} <= set(measured)
+    assert measured["bytes_per_trade_sealed_synthetic"] < measured["bytes_per_trade_parquet_synthetic"]
 
 
 def test_ways_with_different_results_are_not_compared() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from trading.errors import TradingError
 
-SUBJECTS = ("candles", "indicators", "profile")
+SUBJECTS = ("candles", "indicators", "profile", "trades")
 
 
 class UnknownBenchmark(TradingError):
@@ -40,6 +40,9 @@ def _print(comparison: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if not hasattr(comparison, "seconds"):
+        Console().print(f"{comparison.name}: {comparison.value} {comparison.unit} ({comparison.note})")
+        return
     table = Table("way", f"{comparison.unit}/s", "ours is … × as fast", title=comparison.name)
     for way in comparison.seconds:
         table.add_row(way, f"{comparison.rate(way):,.0f}", f"{comparison.against(way):.2f}")

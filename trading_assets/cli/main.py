@@ -210,7 +210,7 @@ def doctor(home: HomeOption = None, as_json: Json = False) -> None:
 
 @app.command()
 def bench(
-    subject: Annotated[str, typer.Argument(help="candles, indicators, profile or all.")] = "all",
+    subject: Annotated[str, typer.Argument(help="candles, indicators, profile, trades or all.")] = "all",
     as_json: Json = False,
 ) -> None:
     """Measure hot paths: ours beside the naive way and beside the limit, results equal."""
