@@ -169,7 +169,7 @@ def _reading(day: pl.DataFrame) -> Iterator[Comparison | Measure]:
                 "trades",
                 {OURS: lambda journal=journal: journal.trades(SYMBOL, lo_ms, lo_ms + DAY_MS), "rows": rows},
                 lambda ours, other: ours.equals(other),
-                rounds=3,
+                rounds=5,
             )
             yield compared
             note = f"{len(day):,} trades as a frame, {name.removeprefix('read_')}"
