@@ -11,7 +11,8 @@ import msgspec
 import polars as pl
 
 
-class AggTrade(msgspec.Struct, frozen=True, array_like=True):
+# Looking for cycles among a second's trades took longer than reading them; there can be none.
+class AggTrade(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One aggregate trade.
 
     Attributes:

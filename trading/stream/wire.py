@@ -22,7 +22,7 @@ class BadFrame(TradingError):
         self.reason = reason
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     e: str = ""
     s: str = ""
     a: int = -1
@@ -34,7 +34,7 @@ class _Event(msgspec.Struct):
     m: bool | None = None
 
 
-class _Frame(msgspec.Struct):
+class _Frame(msgspec.Struct, gc=False):
     stream: str = ""
     data: _Event | None = None
     result: Any = msgspec.UNSET
