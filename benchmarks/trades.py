@@ -3,6 +3,7 @@
 Sizes are those of RocksDB's tables after compaction, so keys, checksums and indices count. A batch holds the trades of one
 second and at least ten, for below that its key and header are most of it. Where genuine captures lie beside the checkout
 they are measured too, and the worst of all is the answer; each is beside Parquet of the same columns and names its rate.
+A source that is not named was not there.
 """
 
 import gzip
@@ -119,6 +120,7 @@ def _sizes(day: pl.DataFrame) -> Iterator[Measure]:
     for name, trades in sources(day):
         span_s = (trades["time_ms"].max() - trades["time_ms"].min()) / SECOND_MS
         rate = f"{name}, {len(trades):,} trades, {len(trades) / span_s:.2f} a second"
+        yield Measure(f"trades_per_second_{name}", round(len(trades) / span_s, 2), "trades/s", "mean rate of a source")
         a_second = pl.len().over(pl.col("time_ms") // SECOND_MS)
         busy = trades.filter(a_second >= LEAST_IN_A_BATCH)
         yield Measure(f"bytes_per_trade_parquet_{name}", _a_trade(trades, _in_parquet), "B", rate)
