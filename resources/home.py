@@ -190,6 +190,11 @@ class Home:
         return self.path / "numba"
 
     @property
+    def archive_dir(self) -> Path:
+        """What was fetched from the exchange's archive; may be deleted."""
+        return self.path / "cache" / "archive"
+
+    @property
     def logs_dir(self) -> Path:
         """Logs of every process."""
         return self.path / "logs"

@@ -98,6 +98,13 @@ def _folder(value: Any) -> Path | None:
     return Path(value).expanduser() if value else None
 
 
+def _folder_or_url(value: Any) -> str:
+    if isinstance(value, str) and re.match(r"\s*\w+://", value):
+        return _url("http", "https")(value)
+    folder = _folder(value)
+    return "" if folder is None else str(folder)
+
+
 _POSTGRES, _REDIS = _url("postgresql", "postgres"), _url("redis", "rediss", "unix")
 _HTTP, _WS = _url("http", "https"), _url("ws", "wss")
 _SYNC = _one_of("second", "fsync")
@@ -110,6 +117,9 @@ SETTINGS: Final = (
     Setting("stores", "qdrant_url", "TRADING_QDRANT_URL", "", _HTTP, "Qdrant; empty: embedded", True),
     Setting("exchange", "exchange_rest_url", "TRADING_EXCHANGE_REST_URL", "", _HTTP, "REST root; empty: simulated"),
     Setting("exchange", "exchange_ws_url", "TRADING_EXCHANGE_WS_URL", "", _WS, "Stream root; empty: simulated"),
+    Setting(
+        "exchange", "archive_url", "TRADING_ARCHIVE_URL", "", _folder_or_url, "Archive, folder or URL; empty: none"
+    ),
     Setting("ui", "port", "TRADING_PORT", 3000, _whole(1, 65535), "Port of the Dagster UI on loopback"),
     Setting(
         "journal", "journal_durability", "JOURNAL_DURABILITY", "second", _SYNC, "The journal's sync: second or fsync"
@@ -141,6 +151,7 @@ class Settings:
     qdrant_url: str = field(repr=False)
     exchange_rest_url: str
     exchange_ws_url: str
+    archive_url: str
     port: int
     journal_durability: str
     journal_retention_days: int

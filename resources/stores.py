@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
+from resources.archive import Archive
 from resources.binance import BinanceRest, InvalidInterval
 from resources.home import Home
 from resources.lmdb import LmdbStore
@@ -131,6 +132,13 @@ class Stores:
         exchange = Exchange(self.settings.exchange_rest_url, self.venue)
         self._stack.callback(exchange.close)
         return exchange
+
+    @cached_property
+    def archive(self) -> Archive:
+        """The exchange's archive; one without files where none is set."""
+        archive = Archive(self.settings.archive_url, self.home.archive_dir)
+        self._stack.callback(archive.close)
+        return archive
 
 
 _open: dict[tuple[int, Path], tuple[Stores, ExitStack, int]] = {}

@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from resources.simulator import calls_futures, calls_spot
+from resources.simulator.archive import MarketArchive
 from resources.simulator.clock import Clock
 from resources.simulator.connection import Connection, TooManyStreams
 from resources.simulator.faults import FaultPlan, fault_plan
@@ -85,6 +86,7 @@ class SimulatedExchange:
         for market in self.markets:
             if market.kind == "spot":
                 self._rest.serve(app.router, calls_spot.SpotCalls(market, self.clock).calls, calls_spot.WEIGHT_A_MINUTE)
+                app.router.add_get("/data/{path:.*}", MarketArchive(market, self.clock.now_ms).answer)
             else:
                 calls = calls_futures.FuturesCalls(market, self.clock).calls
                 self._rest.serve(app.router, calls, calls_futures.WEIGHT_A_MINUTE)

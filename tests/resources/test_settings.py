@@ -45,6 +45,8 @@ GOOD = {
     "an IPv6 host": {"TRADING_QDRANT_URL": "http://[::1]:6333"},
     "the highest port": {"TRADING_PORT": "65535"},
     "the whole share": {"MAX_REJECTED_SHARE": "1"},
+    "an archive's folder": {"TRADING_ARCHIVE_URL": "/srv/archive"},
+    "an archive's URL": {"TRADING_ARCHIVE_URL": "https://archive.example/root"},
     "a sync for every write": {"JOURNAL_DURABILITY": "fsync"},
 }
 
