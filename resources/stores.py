@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from resources.archive import Archive
-from resources.binance import BinanceRest, InvalidInterval
+from resources.binance import PAGE, BinanceRest, InvalidInterval
 from resources.home import Home
 from resources.lmdb import LmdbStore
 from resources.qdrant import SnapshotIndex
@@ -26,6 +26,7 @@ from resources.timescale.store import MarketStore
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import CANDLE_TIMEFRAMES, Timeframe
+from trading.market.trade import AggTrade
 
 
 class ExchangeNotSet(TradingError):
@@ -62,6 +63,19 @@ class Exchange:
     def klines(self, instrument: Instrument, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> pl.DataFrame:
         """Return closed klines with open time in `[lo_ms, hi_ms)` as `CANDLE_SCHEMA`."""
         return wait(self._rest.klines(instrument, timeframe, lo_ms, hi_ms))
+
+    def trades(
+        self, instrument: Instrument, from_id: int | None = None, start_ms: int | None = None, limit: int = PAGE
+    ) -> list[AggTrade]:
+        """Return one page of aggregate trades, oldest first, from an id or from a time on."""
+        return wait(self._rest.agg_trades(instrument, from_id, start_ms, limit=limit))
+
+    def trade(self, instrument: Instrument, agg_trade_id: int) -> AggTrade | None:
+        """Return the trade of an id, or None where the exchange serves none or no exchange is set."""
+        if not self._base_url:
+            return None
+        page = self.trades(instrument, from_id=agg_trade_id, limit=1)
+        return page[0] if page and page[0].agg_trade_id == agg_trade_id else None
 
     def finest(self, instrument: Instrument, at_ms: int) -> Timeframe:
         """Return the shortest timeframe of which this exchange serves klines of an instrument."""

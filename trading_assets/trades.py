@@ -4,13 +4,17 @@ One row is one aggregate trade, keyed by its consecutive id. The collector write
 the database with it and takes over which ids, and so which moments, are proven.
 """
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from resources.wiring import ExchangeClient, MarketDatabase, TradeJournalReader
-from trading.market.timeframe import DAY_MS
 from trading_assets.catalogue import MARKET_DATA, daily, daily_fresh
 from trading_assets.materialized import column_schema, record_days, report
-from trading_assets.partitions import symbol_window, symbols
+from trading_assets.partitions import partition_key, symbol_window, symbols
+
+if TYPE_CHECKING:
+    from resources.past_days import ArchivedDay
 
 TRADE_COLUMNS = {
     "agg_trade_id": "bigint",
@@ -61,21 +65,40 @@ trade_batches = dg.AssetSpec(
 
 @dg.asset(**daily("trades", "postgres"), deps=[trade_batches], metadata=column_schema(TRADE_COLUMNS))
 def agg_trades(context: dg.AssetExecutionContext, market: MarketDatabase, journal: TradeJournalReader) -> None:
-    """One row is one aggregate trade, keyed by its consecutive id; late by the journal's checkpoint, a minute at most."""
+    """One row is one aggregate trade, keyed by its consecutive id; late by the journal's checkpoint, a minute at most.
+
+    Days that the journal does not prove are completed from the exchange's archive, where one is set; what came off the
+    stream is never replaced by it.
+    """
     from resources.gap_ledger import project
-    from resources.journal_coverage import take_over_coverage
+    from resources.past_days import store_trades
     from resources.retention import note_verified, verified_until_ms
     from resources.timescale.tables import TRADE
+    from trading.stream.contiguity import count_of
 
     window = symbol_window(context)
     with journal.read() as batches:
-        # What the journal keeps no longer is read from it no longer: the database has it, and goes on having it.
-        kept_ms = -(-batches.kept_since_ms(window.symbol) // DAY_MS) * DAY_MS
-        lo_ms = min(max(window.lo_ms, kept_ms), window.hi_ms)
-        trades = batches.trades(window.symbol, lo_ms, window.hi_ms)
-        written = market.store.write(TRADE, window.symbol, trades, lo_ms, window.hi_ms)
-        take_over_coverage(batches, market.store, window.symbol, lo_ms, window.hi_ms)
+        stored = store_trades(market.stores, batches, window.symbol, window.lo_ms, window.hi_ms)
         project(batches, market.store, window.symbol)
         done_ms = verified_until_ms(batches.ledger(window.symbol), market.store.trade_coverage(window.symbol))
         note_verified(market.stores.home.rocksdb_dir, window.symbol, done_ms)
-    record_days(context, market.store, TRADE, window, written, trades=len(trades))
+    for day in stored.archived:
+        if day.is_new:
+            context.log_event(_data_version(context, window.symbol, day))
+    metadata = {"trades": stored.collected, "archive_days": len(stored.archived)}
+    metadata["unlike_archive"] = sum(count_of(day.version.kept) for day in stored.archived)
+    record_days(context, market.store, TRADE, window, stored.written, **metadata)
+
+
+def _data_version(context: dg.AssetExecutionContext, symbol: str, day: "ArchivedDay") -> dg.AssetObservation:
+    """Say that a file of the archive was read for the first time, or issued anew."""
+    from trading.stream.contiguity import count_of
+
+    version = day.version
+    changes = {name: count_of(getattr(version, name)) for name in ("added", "changed", "kept", "withdrawn")}
+    return dg.AssetObservation(
+        asset_key=context.asset_key,
+        partition=partition_key(symbol, version.day),
+        description=f"{version.file}.zip, version {version.version}",
+        metadata={"archive_version": version.version, "sha256": version.sha256, "rows": version.rows, **changes},
+    )

@@ -158,6 +158,58 @@ def missing_ids(claimed: Sequence[IdRange], held: Sequence[int] | NDArray[np.int
     return missing
 
 
+IdSpans = tuple[tuple[int, int], ...]
+"""Ids as (first, last), in order."""
+
+
+def spans_of(ids: Sequence[int] | NDArray[np.int64]) -> IdSpans:
+    """Return ids, in any order, as spans of consecutive ones."""
+    number = np.unique(np.asarray(ids, np.int64))
+    if not len(number):
+        return ()
+    breaks = np.flatnonzero(np.diff(number) > 1)
+    firsts, lasts = number[np.append(0, breaks + 1)], number[np.append(breaks, len(number) - 1)]
+    return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def in_spans(ids: NDArray[np.int64], spans: IdSpans) -> NDArray[np.bool_]:
+    """Return for each id whether a span holds it."""
+    if not spans:
+        return np.zeros(len(ids), bool)
+    edges = np.array(spans, np.int64)
+    place = np.searchsorted(edges[:, 0], ids, side="right") - 1
+    return (place >= 0) & (ids <= edges[place, 1])
+
+
+def count_of(spans: IdSpans) -> int:
+    """Return how many ids are in spans."""
+    return sum(last - first + 1 for first, last in spans)
+
+
+def claims_of(ids: Sequence[int] | NDArray[np.int64], times_ms: Sequence[int] | NDArray[np.int64]) -> list[IdRange]:
+    """Return what ids (in order) prove by being consecutive: each run, from after its first trade up to its last."""
+    number, moment = np.asarray(ids, np.int64), np.asarray(times_ms, np.int64)
+    return [
+        IdRange(
+            first, last, int(moment[np.searchsorted(number, first)]) + 1, int(moment[np.searchsorted(number, last)])
+        )
+        for first, last in spans_of(number)
+    ]
+
+
+def united(claims: Iterable[IdRange]) -> list[IdRange]:
+    """Return claims, of whichever sources, with those made one whose ids overlap or follow each other."""
+    found: list[IdRange] = []
+    for claim in sorted(claims, key=lambda c: (c.first_id, c.last_id)):
+        if found and claim.first_id <= found[-1].last_id + 1:
+            found[-1].last_id = max(found[-1].last_id, claim.last_id)
+            found[-1].proven_from_ms = min(found[-1].proven_from_ms, claim.proven_from_ms)
+            found[-1].proven_until_ms = max(found[-1].proven_until_ms, claim.proven_until_ms)
+        else:
+            found.append(msgspec.structs.replace(claim))
+    return found
+
+
 def trimmed(ranges: Iterable[IdRange], first_id: int, since_ms: int) -> list[IdRange]:
     """Return what is left of a ledger when ids before `first_id` and moments before `since_ms` are kept no longer.
 
@@ -174,7 +226,11 @@ def trimmed(ranges: Iterable[IdRange], first_id: int, since_ms: int) -> list[IdR
 
 
 def proven_ranges(
-    claimed: Sequence[IdRange], ids: Sequence[int], times_ms: Sequence[int], lo_ms: int, hi_ms: int
+    claimed: Sequence[IdRange],
+    ids: Sequence[int] | NDArray[np.int64],
+    times_ms: Sequence[int] | NDArray[np.int64],
+    lo_ms: int,
+    hi_ms: int,
 ) -> list[IdRange]:
     """Return what a store proves of `[lo_ms, hi_ms)`: moments inside a claimed range from which no claimed id is absent.
 
