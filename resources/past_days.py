@@ -122,7 +122,7 @@ def take_from_exchange(
     exchange: Exchange,
     instrument: Instrument,
     day_ms: int,
-    show: Callable[[int], None] = lambda _: None,
+    show: Callable[[int, int], None] = lambda *_: None,
 ) -> Written:
     """Add the trades of one day that are stored nowhere, page by page from its first one on.
 
@@ -131,18 +131,18 @@ def take_from_exchange(
         exchange: Where from.
         instrument: Whose trades.
         day_ms: First moment of the UTC day.
-        show: Told how far (ms) the trades have come.
+        show: Told how far (ms) the trades have come, and how many were fetched.
     """
     symbol, until_ms = instrument.name, day_ms + DAY_MS
     held = market.read(TRADE, symbol, day_ms, until_ms)["agg_trade_id"].to_numpy()
     spans = spans_of(held)
     page = exchange.trades(instrument, start_ms=day_ms)
-    fetched: list[AggTrade] = []
-    written = Written()
+    fetched, number, written = list[AggTrade](), 0, Written()
     while page:
         inside = [trade for trade in page if day_ms <= trade.time_ms < until_ms]
         fetched += inside
-        show(inside[-1].time_ms if inside else until_ms)
+        number += len(inside)
+        show(inside[-1].time_ms if inside else until_ms, number)
         if len(fetched) >= FLUSH:
             written, fetched = written + _added(market, symbol, fetched, held, day_ms), []
         if len(inside) < len(page):

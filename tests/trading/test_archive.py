@@ -14,6 +14,7 @@ from trading.market.archive import (
     TRADE_NAMES,
     ArchiveFile,
     BadField,
+    BetweenSteps,
     MixedUnits,
     NotInOrder,
     OutsidePeriod,
@@ -23,7 +24,7 @@ from trading.market.archive import (
     klines_of_archive,
     trades_of_archive,
 )
-from trading.market.instrument import InexactNumber, Instrument
+from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, Timeframe
 from trading.market.trade import TRADE_SCHEMA, AggTrade, trades_frame
 
@@ -126,9 +127,9 @@ BAD = {
     "a huge price": (lines(LINE.replace("0.00148021", "1e999")), BadField, "price '1e999'"),
     "no price": (lines(LINE.replace("0.00148021", "0.00000000")), BadField, "price '0.00000000'"),
     "a negative quantity": (lines(LINE.replace("478", "-478")), BadField, "quantity '-478.00000000'"),
-    "a price between ticks": (lines(LINE.replace("0.00148021", "0.001480211")), InexactNumber, "no multiple of 10\\^-8"),
-    "a lot between lots": (lines(LINE.replace("478.00", "478.001")), InexactNumber, "no multiple of 10\\^-2"),
-    "beyond any market": (lines(LINE.replace("478", "9" * 18)), InexactNumber, "line 1: quantity"),
+    "a price between ticks": (lines(LINE.replace("0.00148021", "0.001480211")), BetweenSteps, "no multiple of 10\\^-8"),
+    "a lot between lots": (lines(LINE.replace("478.00", "478.001")), BetweenSteps, "no multiple of 10\\^-2"),
+    "beyond any market": (lines(LINE.replace("478", "9" * 18)), BetweenSteps, "line 1: quantity"),
     "a negative id": (lines("-" + LINE), BadField, "agg_trade_id '-700'"),
     "an id with a point": (lines(LINE.replace("700", "700.0")), BadField, "agg_trade_id '700.0'"),
     "fills that run back": (lines(LINE.replace("901", "899")), BadField, "last_trade_id '899'"),

@@ -63,6 +63,10 @@ class BadField(BadArchive):
     """A field is absent, no number, or impossible."""
 
 
+class BetweenSteps(BadArchive, InexactNumber):
+    """A price or quantity lies between the instrument's steps."""
+
+
 class MixedUnits(BadArchive):
     """Its times are in no unit that is known, or in two."""
 
@@ -146,7 +150,7 @@ def trades_of_archive(content: bytes, instrument: Instrument, file: ArchiveFile)
     Raises:
         UnknownColumns: It has not seven or eight columns, or they are named otherwise.
         BadField: A field is absent, no number, or impossible.
-        InexactNumber: A price or quantity lies between the instrument's steps.
+        BetweenSteps: A price or quantity lies between the instrument's steps.
         MixedUnits: Times are neither all milliseconds nor all microseconds.
         NotInOrder: An id is not above the one before. That one is missing is no fault of form.
         OutsidePeriod: A trade happened on another day.
@@ -289,7 +293,7 @@ def _units(
     split = parts.to_frame().select(units=pl.col("parts") // step, rest=pl.col("parts") % step)
     units, exact = split["units"], (split["rest"] == 0) & (split["units"] < LARGEST)
     if (bad := _first_bad(exact)) is not None:
-        raise InexactNumber(
+        raise BetweenSteps(
             f"{file.name} line {lines(bad)}: {texts.name} {texts[bad]} is no multiple of 10^-{decimals}",
             f"{instrument.name} has traded in other steps, or this is another market's file",
         )

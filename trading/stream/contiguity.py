@@ -210,6 +210,16 @@ def united(claims: Iterable[IdRange]) -> list[IdRange]:
     return found
 
 
+def gaps(lo_ms: int, hi_ms: int, proven: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the half-open stretches of `[lo_ms, hi_ms)` that no proven stretch covers, in order."""
+    found, start_ms = list[tuple[int, int]](), lo_ms
+    for from_ms, until_ms in sorted(proven):
+        if start_ms < min(from_ms, hi_ms):
+            found.append((start_ms, min(from_ms, hi_ms)))
+        start_ms = max(start_ms, until_ms)
+    return [*found, (start_ms, hi_ms)] if start_ms < hi_ms else found
+
+
 def trimmed(ranges: Iterable[IdRange], first_id: int, since_ms: int) -> list[IdRange]:
     """Return what is left of a ledger when ids before `first_id` and moments before `since_ms` are kept no longer.
 

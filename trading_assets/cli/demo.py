@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from trading.errors import TradingError
 from trading.market.timeframe import DAY_MS, HOUR_MS, Timeframe
 
 if TYPE_CHECKING:
+    from resources.home import Home
     from resources.settings import Settings
     from resources.simulator.recording import Recording
     from resources.stores import Stores
@@ -213,7 +214,8 @@ def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, An
     os.environ["TRADING_SYMBOLS"] = ",".join(plan.symbols)
     with home.worked_on("demo"), open_stores(home_path) as stores, showing(quiet, plan) as show:
         environment = _environment(stores)
-        with _exchange(stores, plan, environment) as rest_url:
+        clock_ms = min(plan.live_ms.values())[0], plan.end_ms
+        with simulated_exchange(home, clock_ms, plan.exchange_arguments, environment) as rest_url:
             environment["TRADING_EXCHANGE_REST_URL"] = rest_url
             workers = [Worker(environment, home.logs_dir / f"worker-{n}.log") for n in range(min(2, len(plan.symbols)))]
             try:
@@ -234,9 +236,11 @@ def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, An
 
 
 @contextmanager
-def _exchange(stores: "Stores", plan: Plan, environment: dict[str, str]) -> Iterator[str]:
-    """Run the simulated exchange at the client's pace; yield the root of its REST interface."""
-    ready = stores.home.run_dir / "exchange.json"
+def simulated_exchange(
+    home: "Home", clock_ms: tuple[int, int], arguments: Sequence[str], environment: dict[str, str]
+) -> Iterator[str]:
+    """Run the simulated exchange at the client's pace from one moment to another; yield the root of its REST interface."""
+    ready = home.run_dir / f"exchange-{os.getpid()}.json"
     ready.unlink(missing_ok=True)
     command = [
         sys.executable,
@@ -249,18 +253,11 @@ def _exchange(stores: "Stores", plan: Plan, environment: dict[str, str]) -> Iter
         "--parent",
         str(os.getpid()),
     ]
-    command += [
-        "--start-ms",
-        str(min(plan.live_ms.values())[0]),
-        "--end-ms",
-        str(plan.end_ms),
-        "--port-file",
-        str(ready),
-    ]
-    log = stores.home.logs_dir / "exchange.log"
+    command += ["--start-ms", str(clock_ms[0]), "--end-ms", str(clock_ms[1]), "--port-file", str(ready)]
+    log = home.logs_dir / "exchange.log"
     with log.open("ab") as output:
         began = output.tell()
-        process = subprocess.Popen([*command, *plan.exchange_arguments], stdout=output, stderr=output, env=environment)
+        process = subprocess.Popen([*command, *arguments], stdout=output, stderr=output, env=environment)
     try:
         deadline = time.monotonic() + 60
         while not ready.exists():
@@ -271,6 +268,7 @@ def _exchange(stores: "Stores", plan: Plan, environment: dict[str, str]) -> Iter
     finally:
         process.terminate()
         process.wait(10)
+        ready.unlink(missing_ok=True)
 
 
 def materialize(workers: list[Worker], plan: Plan, progress: Progress, show: Any) -> None:

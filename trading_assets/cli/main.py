@@ -100,6 +100,32 @@ def export(
 
 
 @app.command()
+def backfill(
+    symbol: Annotated[str, typer.Argument(help="Exchange name, e.g. BTCUSDT.")],
+    start: Annotated[str, typer.Option(help="First UTC day, e.g. 2026-11-01.")],
+    end: Annotated[str | None, typer.Option(help="Last UTC day, included; default: the first.")] = None,
+    from_trades: Annotated[bool, typer.Option("--from-trades", help="Bring the trades themselves.")] = False,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """Bring past days into the database from the archive or over REST, and say which of them are proven."""
+    with speaking_plainly(as_json):
+        from trading_assets.cli.backfill import BadDays
+        from trading_assets.cli.backfill import backfill as bring
+        from trading_assets.cli.render import days_table
+
+        if not from_trades:
+            raise BadDays("only trades are brought by this command", "add --from-trades; klines come with the candles")
+        first_ms = moment_ms(start, 0, "--start")
+        report = bring(home_path(home), symbol.upper(), first_ms, moment_ms(end, first_ms, "--end"), quiet=as_json)
+        if not as_json:
+            days_table(report)
+        emit(report, as_json)
+        if report["refused"]:
+            raise typer.Exit(1)
+
+
+@app.command()
 def similar(
     symbol: Annotated[str, typer.Argument(help="Exchange name, e.g. BTCUSDT.")],
     as_of: Annotated[

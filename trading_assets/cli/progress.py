@@ -1,22 +1,32 @@
 """Progress bars over assets, with rate and time to go."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-ASSETS_A_SYMBOL = 16
+ASSETS_A_SYMBOL = 17
 
 
-def _bar() -> Progress:
+def _bar(*more: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description:<42}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *more,
         console=Console(stderr=True),
     )
 
@@ -35,6 +45,23 @@ def showing(quiet: bool, plan: Any) -> Iterator[Callable[[dict[str, Any]], None]
                 bar.update(task, description=line["stage"])
             elif "asset" in line:
                 bar.update(task, advance=1, description=f"{line['asset']} {line['symbol']}")
+
+        yield show
+
+
+@contextmanager
+def day_bar(name: str, days: int, quiet: bool) -> Iterator[Callable[[str, float, int], None]]:
+    """Yield a function that takes what is done now, how many days are, and how many trades; shows rate and time to go."""
+    if quiet:
+        yield lambda *_: None
+        return
+    started = time.monotonic()
+    with _bar(TextColumn("{task.fields[rate]}")) as bar:
+        task = bar.add_task(name, total=days, rate="")
+
+        def show(what: str, done: float, trades: int) -> None:
+            rate = f"{trades / max(time.monotonic() - started, 0.001):,.0f} trades/s"
+            bar.update(task, completed=done, description=f"{name} {what}", rate=rate)
 
         yield show
 

@@ -33,6 +33,18 @@ def neighbours_table(answer: Mapping[str, Any]) -> None:
         Console().print("No state was mature by then: 24 hours must have passed after a state before it counts.")
 
 
+def days_table(report: Mapping[str, Any]) -> None:
+    """Print what was brought in by day, and what is proven of it."""
+    table = Table("day (UTC)", "trades", "new", "over REST", "archive", "verdict", title=report["symbol"])
+    for row in report["days"]:
+        archive = f"version {row['archive']['version']}" if "archive" in row else row.get("refused", "none")
+        numbers = (f"{row[name]:,}" for name in ("trades", "inserted", "over_rest"))
+        table.add_row(row["day"], *numbers, archive, row["verdict"])
+    Console().print(table)
+    if report["proven"] + report["degraded"]:
+        Console().print("Candles follow when these days of market_chain are materialized.")
+
+
 def findings_table(findings: Iterable[Any]) -> None:
     """Print what the doctor found."""
     table = Table("what", "where", "version", "state", "what to do")
