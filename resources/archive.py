@@ -159,7 +159,7 @@ class Archive:
 
     def _local(self, path: str) -> bytes:
         if not self.root:
-            raise NotPublished(f"{path} is in no archive, as none is set", "set TRADING_ARCHIVE_URL")
+            raise NotPublished("no archive is set", "set TRADING_ARCHIVE_URL")
         root = Path(self.root).expanduser()
         if not root.is_dir():
             raise ArchiveUnreachable(f"{root} is no folder", "set TRADING_ARCHIVE_URL to a folder or a URL")

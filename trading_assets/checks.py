@@ -81,6 +81,23 @@ def trades_contiguous(stores: "Stores", symbols: Sequence[str]) -> Finding:
     return _damaged(stores, symbols, TRADE, "agg_trades")
 
 
+def sources_agree(stores: "Stores", symbols: Sequence[str]) -> Finding:
+    """Websocket, REST and archive say the same of each trade that two of them have."""
+    rows = stores.market.fetch(
+        """
+        SELECT s.name, r.time, r.reason FROM md.trade_reconciliation r JOIN md.symbol s USING (symbol_id)
+        WHERE s.venue = $1 AND s.name = ANY($2) AND r.verdict = 'differs' ORDER BY s.name, r.time LIMIT 1
+        """,
+        stores.venue,
+        symbols,
+    )
+    if rows:
+        return f"{rows[0]['name']} {rows[0]['time']:%Y-%m-%d}: {rows[0]['reason']}"
+    from resources.timescale.tables import RECONCILIATION
+
+    return _damaged(stores, symbols, RECONCILIATION, "trade_reconciliation")
+
+
 def candles_as_made(timeframe: Timeframe) -> Question:
     """Return the check of one timeframe: on the grid, in range, as written."""
 
@@ -239,6 +256,7 @@ CHECKS: dict[str, tuple[str, Question]] = {
     "instruments": ("instruments_known", instruments_known),
     "trade_batches": ("batches_hold_ledger", batches_hold_ledger),
     "agg_trades": ("ids_contiguous", trades_contiguous),
+    "trade_reconciliation": ("sources_agree", sources_agree),
     **{f"candles_{t}": ("spaced_and_as_made", candles_as_made(t)) for t in CANDLE_TIMEFRAMES},
     **{f"indicators_{t}": ("in_range_and_as_made", indicators_as_made(t)) for t in (Timeframe.M3, Timeframe.H4)},
     "lmdb_candles": ("equals_projection", lmdb_as_projected("candles")),

@@ -25,6 +25,7 @@ from trading_assets.checks import checks
 from trading_assets.indicators import indicators_of, lmdb_candles, lmdb_indicators
 from trading_assets.operations import hot_values
 from trading_assets.rag import market_snapshots, qdrant_points, snapshot_features, snapshot_outcomes
+from trading_assets.reconciliation import trade_reconciliation
 from trading_assets.trades import agg_trades, instruments, trade_batches
 
 RESOURCES: dict[str, type[dg.ConfigurableResource]] = {
@@ -44,6 +45,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             instruments,
             trade_batches,
             agg_trades,
+            trade_reconciliation,
             *candles_of.values(),
             *indicators_of.values(),
             lmdb_candles,

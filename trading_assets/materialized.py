@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -41,12 +42,13 @@ def record_days(
     written: "Written",
     store: str = "postgres",
     timeframe: Any = None,
+    told: Mapping[str, Mapping[str, Any]] | None = None,
     **metadata: Any,
 ) -> None:
-    """Record each day of a write for the asset's check and emit its rows as metadata of its partition."""
+    """Record each day of a write for the asset's check and emit its rows, and what is `told` of it, as metadata."""
     asset = context.asset_key.to_user_string()
     rows = market.record_days(table, asset, window.symbol, window.lo_ms, window.hi_ms, timeframe)
-    finish(context, window, rows, {store: written.changed}, **metadata)
+    finish(context, window, rows, {store: written.changed}, told, **metadata)
 
 
 def finish(
@@ -54,12 +56,14 @@ def finish(
     window: SymbolWindow,
     rows_by_day: dict[str, int],
     changed: dict[str, int],
+    told: Mapping[str, Mapping[str, Any]] | None = None,
     **metadata: Any,
 ) -> None:
     """Emit one materialization's metadata for each day of the window."""
     last = window.days()[-1]
     for day in window.days():
         values: dict[str, Any] = {"dagster/partition_row_count": rows_by_day.get(day, 0)}
+        values |= (told or {}).get(day, {})
         if day == last:
             # What concerns the whole run stands once, on its last day: 360 copies would say no more.
             values |= {f"changed_{store}": rows for store, rows in changed.items()} | metadata

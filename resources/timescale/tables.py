@@ -63,6 +63,18 @@ INDICATOR_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
 }
 
 TRADE: Final = Table("trade", "time_ms", "time", ("agg_trade_id",), dict(TRADE_SCHEMA))
+RECONCILIATION: Final = Table(
+    "trade_reconciliation",
+    "day_ms",
+    "time",
+    ("day_ms",),
+    {
+        "day_ms": pl.Int64,
+        "verdict": pl.String,
+        "reason": pl.String,
+        **dict.fromkeys(("websocket_rows", "rest_rows", "archive_rows", "differing_rows", "first_differing"), pl.Int64),
+    },
+)
 CANDLE: Final = Table(
     "candle", "open_time", "open_time", ("open_time",), dict(CANDLE_SCHEMA), by_timeframe=True, ranked=True
 )

@@ -100,6 +100,10 @@ DAMAGE: dict[str, Callable[[Stores], Any]] = {
     "agg_trades": lambda s: s.market.execute(
         "DELETE FROM md.trade WHERE agg_trade_id = (SELECT min(agg_trade_id) + 9 FROM md.trade)"
     ),
+    "trade_reconciliation": lambda s: s.market.execute(
+        "UPDATE md.trade_reconciliation SET verdict = 'differs', reason = 'websocket and archive differ at 1 ids: 9' "
+        "WHERE time = '2026-10-31'"
+    ),
     "candles_1m": lambda s: s.market.execute(
         "DELETE FROM md.candle WHERE timeframe = '1m' AND open_time = '2026-10-20T10:10Z'"
     ),

@@ -1,8 +1,20 @@
+from itertools import pairwise
+from random import Random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trading.market.trade import AggTrade
-from trading.stream.contiguity import Arrival, IdRange, Ledger, missing_ids, proven_ranges
+from trading.stream.contiguity import (
+    Arrival,
+    IdRange,
+    Ledger,
+    claims_of,
+    gaps,
+    missing_ids,
+    proven_ranges,
+    united,
+)
 
 FIRST, SINCE_MS = 100, 1_700_000_000_000
 
@@ -141,3 +153,40 @@ def test_what_a_store_proves_is_what_is_claimed_without_the_moments_around_lost_
     for r in proven:
         inside = [n for n in seen if r.proven_from_ms <= times[n] < r.proven_until_ms]
         assert inside == list(range(r.first_id, r.last_id + 1))
+
+
+def moments(ranges: list[tuple[int, int]]) -> set[int]:
+    return {moment for from_ms, until_ms in ranges for moment in range(from_ms, until_ms)}
+
+
+@given(st.sets(st.integers(0, 30)), st.data())
+def test_ids_that_follow_each_other_prove_what_lies_between_them(ids: set[int], data: st.DataObject) -> None:
+    held = sorted(ids)
+    times = sorted(data.draw(st.lists(st.integers(0, 200), min_size=len(held), max_size=len(held))))
+    claims = claims_of(held, times)
+    assert [(c.first_id, c.last_id) for c in claims] == runs_of(ids)
+    proven = moments([(r.proven_from_ms, r.proven_until_ms) for r in proven_ranges(claims, held, times, 0, 300)])
+    at = dict(zip(held, times, strict=True))
+    between = [(at[n] + 1, at[m]) for n, m in runs_of(ids)]
+    assert proven == moments(between)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(-1, 9)), max_size=6), st.randoms())
+def test_claims_are_made_one_where_their_ids_meet_in_any_order(pairs: list[tuple[int, int]], random: Random) -> None:
+    claims = [IdRange(first, first + more, 10 * first, 10 * (first + more)) for first, more in pairs]
+    one = united(claims)
+    random.shuffle(claims)
+    assert united(claims) == one
+    assert all(b.first_id > a.last_id + 1 for a, b in pairwise(one))
+    ids = {n for c in claims for n in range(c.first_id, c.last_id + 1)}
+    assert {n for c in one for n in range(c.first_id, c.last_id + 1)} == ids
+    for claim in claims:
+        assert any(c.first_id <= claim.first_id and c.last_id >= claim.last_id for c in one)
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=6))
+def test_gaps_are_the_moments_that_nothing_proves(lo_ms: int, length: int, pieces: list[tuple[int, int]]) -> None:
+    proven = [(start, start + more) for start, more in pieces]
+    found = gaps(lo_ms, lo_ms + length, proven)
+    assert moments(found) == set(range(lo_ms, lo_ms + length)) - moments(proven)
+    assert all(from_ms < until_ms for from_ms, until_ms in found)

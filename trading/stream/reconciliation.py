@@ -4,8 +4,10 @@ Ids are the exchange's own, so that a trade of one source and a trade of another
 field; where they are not, somebody is wrong, and which one is for the reader to decide. Nothing here fetches or stores.
 """
 
+import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import combinations, pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,7 +17,9 @@ from trading.market.trade import TRADE_SCHEMA
 from trading.stream.contiguity import IdSpans, in_spans, spans_of
 
 Ids = NDArray[np.int64]
-FIELDS = tuple(TRADE_SCHEMA)[1:]
+FIELDS: Final = tuple(TRADE_SCHEMA)[1:]
+NAMED: Final = 5
+"""Stretches of ids that a sentence names before it breaks off."""
 
 
 class Difference(NamedTuple):
@@ -87,6 +91,79 @@ def merged(published: pl.DataFrame, stored: pl.DataFrame, collected: Sequence[in
         spans_of(kept),
         spans_of(withdrawn),
     )
+
+
+class Source(NamedTuple):
+    """What one source says of a day.
+
+    Attributes:
+        name: `websocket`, `rest` or `archive`.
+        trades: `TRADE_SCHEMA`, each id once.
+        spans: Ids of which it has every one that exists, by its own account.
+        absent: Why it has nothing to say; empty where it has.
+    """
+
+    name: str
+    trades: pl.DataFrame
+    spans: IdSpans
+    absent: str = ""
+
+    @classmethod
+    def without(cls, name: str, reason: str) -> "Source":
+        """Return a source that has nothing to say."""
+        return cls(name, pl.DataFrame(schema=TRADE_SCHEMA), (), reason)
+
+
+class Reconciliation(NamedTuple):
+    """The verdict on one day: `equal`, `differs` or `not_comparable`, why, and how many ids differ from which one on."""
+
+    verdict: str
+    reason: str
+    differing_rows: int
+    first_differing: int | None
+
+
+def reconciled(sources: Sequence[Source]) -> Reconciliation:
+    """Compare each two sources where both claim to have every trade."""
+    differing, said, equal = list[Ids](), list[str](), list[str]()
+    for left, right in combinations(sources, 2):
+        ours, theirs = _within(left.trades, right.spans), _within(right.trades, left.spans)
+        ids = difference(ours, theirs).ids
+        if len(ids):
+            spans = spans_of(ids)
+            named = ", ".join(f"{a}…{b}" if b > a else str(a) for a, b in spans[:NAMED])
+            said.append(f"{left.name} and {right.name} differ at {len(ids)} ids: {named}{' …' * (len(spans) > NAMED)}")
+            differing.append(ids)
+        elif len(ours):
+            equal.append(f"{left.name} and {right.name} agree on {len(ours)} ids")
+    if differing:
+        ids = np.unique(np.concatenate(differing))
+        return Reconciliation("differs", "; ".join(said), len(ids), int(ids[0]))
+    if equal:
+        return Reconciliation("equal", "; ".join(equal), 0, None)
+    reasons = [f"{source.name}: {source.absent}" for source in sources if source.absent]
+    return Reconciliation("not_comparable", "; ".join(reasons) or "no two sources have a trade in common", 0, None)
+
+
+def sample_starts(spans: IdSpans, page: int, seed: str, drawn: int = 3) -> list[int]:
+    """Return from which ids pages are asked for: the first page, the last, some drawn by seed, and what is missing between.
+
+    Args:
+        spans: Ids that are held; never empty.
+        page: Ids in a page.
+        seed: The same seed draws the same pages.
+        drawn: How many are drawn.
+    """
+    first, last = spans[0][0], spans[-1][1]
+    digests = [hashlib.sha256(f"{seed}|{number}".encode()).digest() for number in range(drawn)]
+    starts = {first, max(first, last - page + 1)}
+    starts |= {first + int.from_bytes(digest[:8], "big") % (last - first + 1) for digest in digests}
+    starts |= {before[1] for before, _ in pairwise(spans[: drawn + 1])}
+    return sorted(starts)
+
+
+def _within(trades: pl.DataFrame, spans: IdSpans) -> pl.DataFrame:
+    return trades.filter(pl.Series(in_spans(trades["agg_trade_id"].to_numpy(), spans)))
 
 
 def _ids(trades: pl.DataFrame) -> Ids:
