@@ -25,20 +25,24 @@ def take_over_coverage(
 ) -> None:
     """Note for each day of a window what the stored trades prove.
 
-    It is never more than is there: moments inside a range that the ledger claims, or between trades whose ids follow each
-    other. The trades before and after a day say what its edges prove; `lookup` is asked for one that is stored nowhere
-    and whose neighbour no ledger claims.
+    It is never more than is there: moments inside a range that the ledger claims or that was proven before, or between
+    trades whose ids follow each other. The trades before and after a day say what its edges prove; `lookup` is asked for
+    one that is stored nowhere, where neither a ledger nor what was proven before says it.
     """
-    claimed = journal.ledger(symbol)
+    claimed, before = journal.ledger(symbol), market.trade_coverage(symbol)
     for day_ms in range(lo_ms, hi_ms, DAY_MS):
         until_ms = day_ms + DAY_MS
         stored = market.read(TRADE, symbol, day_ms, until_ms).select("agg_trade_id", "time_ms").sort("agg_trade_id")
-        inside = [c for c in claimed if c.proven_from_ms < until_ms and c.proven_until_ms > day_ms]
+        inside = [c for c in (*claimed, *before) if c.proven_from_ms < until_ms and c.proven_until_ms > day_ms]
         if not inside and stored.is_empty():
             beside = _stored_beside(market, symbol, day_ms, until_ms)
         else:
             beside = {*_stored_beside(market, symbol, day_ms, until_ms), *journal.beside(symbol, day_ms, until_ms)}
-            beside |= _looked_up(stored, beside, claimed, lookup)
+            at_edges = (
+                [c for c in before if c.proven_from_ms <= day_ms],
+                [c for c in before if c.proven_until_ms >= until_ms],
+            )
+            beside |= _looked_up(stored, beside, [claimed + edge for edge in at_edges], lookup)
         beside = {(number, time_ms) for number, time_ms in beside if not day_ms <= time_ms < until_ms}
         held = pl.concat([stored, pl.DataFrame(sorted(beside), schema=stored.schema, orient="row")])
         held = held.unique("agg_trade_id").sort("agg_trade_id")
@@ -62,16 +66,16 @@ def _stored_beside(market: MarketStore, symbol: str, lo_ms: int, hi_ms: int) -> 
 
 
 def _looked_up(
-    stored: pl.DataFrame, beside: set[tuple[int, int]], claimed: list[IdRange], lookup: Lookup
+    stored: pl.DataFrame, beside: set[tuple[int, int]], claimed: list[list[IdRange]], lookup: Lookup
 ) -> set[tuple[int, int]]:
+    """Return id and time of the trades beside the stored ones, where they are not known and not needed for a claim."""
     if stored.is_empty():
         return set()
-    known = {number for number, _ in beside}
-    edges = [(stored["agg_trade_id"][0], -1), (stored["agg_trade_id"][-1], 1)]
+    known, ids = {number for number, _ in beside}, stored["agg_trade_id"]
     wanted = [
         number + step
-        for number, step in edges
-        if number + step not in known and not any(c.first_id <= number <= c.last_id for c in claimed)
+        for number, step, claims in ((ids[0], -1, claimed[0]), (ids[-1], 1, claimed[1]))
+        if number + step not in known and not any(c.first_id <= number <= c.last_id for c in claims)
     ]
     found = [trade for number in wanted if (trade := lookup(number)) is not None]
     return {(trade.agg_trade_id, trade.time_ms) for trade in found}

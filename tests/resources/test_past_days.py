@@ -207,7 +207,11 @@ def test_an_edge_is_proven_by_a_neighbour_that_the_exchange_knows(world: World) 
 
     world.stores.__dict__["exchange"] = Known()
     world.store(1)
-    assert world.coverage == [IdRange(25, 47, time_of(24) + 1, START_MS + 2 * DAY_MS)]
+    coverage = [IdRange(25, 47, time_of(24) + 1, START_MS + 2 * DAY_MS)]
+    assert world.coverage == coverage
+    del world.stores.__dict__["exchange"]
+    world.store(1)  # what was proven once stays so, also when the exchange does not answer
+    assert world.coverage == coverage
 
 
 KILLED = textwrap.dedent("""
