@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from trading.errors import TradingError
-from trading.market.candle import CANDLE_SCHEMA, empty_candles
+from trading.market.candle import empty_candles, native_candles
 from trading.market.instrument import Instrument
 from trading.market.timeframe import Timeframe
 from trading.market.trade import AggTrade
@@ -248,15 +248,7 @@ def _candles(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
         }
     )
     # A volume without trades means that whoever recorded the bar did not keep their number: unknown, not zero.
-    return frame.with_columns(
-        *(
-            pl.when("unknown").then(None).otherwise(pl.col(name)).alias(name)
-            for name in ("quote_volume", "trade_count")
-        ),
-        first_agg_trade_id=None,
-        last_agg_trade_id=None,
-        source=pl.lit("kline"),
-        complete=True,
-        n_present=1,
-        n_expected=1,
-    ).select(pl.col(name).cast(kind) for name, kind in CANDLE_SCHEMA.items())
+    known = [
+        pl.when("unknown").then(None).otherwise(pl.col(name)).alias(name) for name in ("quote_volume", "trade_count")
+    ]
+    return native_candles(frame.with_columns(known))

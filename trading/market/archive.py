@@ -15,7 +15,7 @@ import msgspec
 import polars as pl
 
 from trading.errors import TradingError
-from trading.market.candle import CANDLE_SCHEMA
+from trading.market.candle import native_candles
 from trading.market.instrument import LARGEST, InexactNumber, Instrument
 from trading.market.timeframe import DAY_MS, Timeframe
 from trading.market.trade import TRADE_SCHEMA
@@ -209,14 +209,7 @@ def klines_of_archive(content: bytes, file: ArchiveFile) -> pl.DataFrame:
         raise OutsidePeriod(f"{file.name} line {lines(bad)}: the bar is not one of {timeframe}", "get the file again")
     _ascending(bars["open_time"], file, lines)
     _inside(bars["open_time"], file, lines)
-    return bars.with_columns(
-        first_agg_trade_id=None,
-        last_agg_trade_id=None,
-        source=pl.lit("kline"),
-        complete=True,
-        n_present=1,
-        n_expected=1,
-    ).select(pl.col(name).cast(kind) for name, kind in CANDLE_SCHEMA.items())
+    return native_candles(bars)
 
 
 def archive_of_trades(trades: pl.DataFrame, instrument: Instrument, form: TradeForm) -> bytes:

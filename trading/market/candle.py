@@ -120,6 +120,18 @@ def _edges(times: NDArray[np.int64], timeframe: Timeframe) -> tuple[NDArray[np.i
     return buckets[ends] * timeframe.ms, ends
 
 
+def native_candles(bars: pl.DataFrame) -> pl.DataFrame:
+    """Return the exchange's own bars, complete as they are: what `CANDLE_SCHEMA` has beside prices and sums is added."""
+    return bars.with_columns(
+        first_agg_trade_id=None,
+        last_agg_trade_id=None,
+        source=pl.lit("kline"),
+        complete=True,
+        n_present=1,
+        n_expected=1,
+    ).select(pl.col(name).cast(kind) for name, kind in CANDLE_SCHEMA.items())
+
+
 def merge_sources(from_trades: pl.DataFrame, klines: pl.DataFrame) -> pl.DataFrame:
     """Return one bar for each open time: contiguous trades before klines before incomplete trades."""
     return _best(from_trades, klines, pl.col("source").replace_strict(RANK, return_dtype=pl.Int32))
