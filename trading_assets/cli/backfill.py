@@ -36,8 +36,8 @@ class NoSource(TradingError):
     """Nothing is set from which past days could come."""
 
 
-def backfill(home_path: Path, symbol: str, first_ms: int, last_ms: int, quiet: bool) -> dict[str, Any]:
-    """Bring the UTC days from `first_ms` to `last_ms`, both included, into the database; return a report by day.
+def backfill(home_path: Path, symbol: str, lo_ms: int, hi_ms: int, quiet: bool) -> dict[str, Any]:
+    """Bring the UTC days of `[lo_ms, hi_ms)` into the database; return a report by day.
 
     A file of the archive that cannot be taken is reported with its day, and the other days go on.
 
@@ -46,9 +46,9 @@ def backfill(home_path: Path, symbol: str, first_ms: int, last_ms: int, quiet: b
         NoSource: Neither an exchange nor an archive is set, and the home is not simulated.
         UnknownSymbol: The exchange does not trade the symbol.
     """
-    if first_ms % DAY_MS or last_ms % DAY_MS or not 0 <= last_ms - first_ms < MOST_DAYS * DAY_MS:
+    if lo_ms % DAY_MS or hi_ms % DAY_MS or not 0 < hi_ms - lo_ms <= MOST_DAYS * DAY_MS:
         raise BadDays(
-            f"{_moment(first_ms)} to {_moment(last_ms)} are not 1 to {MOST_DAYS} whole days",
+            f"{_moment(lo_ms)} to {_moment(hi_ms)} are not 1 to {MOST_DAYS} whole days",
             "write --start 2026-11-01 --end 2026-11-20",
         )
     from resources.home import Home
@@ -59,7 +59,7 @@ def backfill(home_path: Path, symbol: str, first_ms: int, last_ms: int, quiet: b
     with _sources(home, load_settings(home_path)), open_stores(home_path) as stores:
         if symbol not in stores.market.instruments():
             stores.market.register(stores.exchange.instruments((symbol,)).values())
-        days = list(range(first_ms, last_ms + DAY_MS, DAY_MS))
+        days = list(range(lo_ms, hi_ms, DAY_MS))
         rows = _brought(stores, symbol, days, quiet)
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("proven", "degraded", "missing")}
     return {

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trading.market.timeframe import DAY_MS
 from trading_assets.cli import tools
 from trading_assets.cli.options import HomeOption, Json, OneSymbol, SymbolOption, home_path, moment_ms
 from trading_assets.cli.output import emit, refuse, speaking_plainly
@@ -103,7 +104,7 @@ def export(
 def backfill(
     symbol: Annotated[str, typer.Argument(help="Exchange name, e.g. BTCUSDT.")],
     start: Annotated[str, typer.Option(help="First UTC day, e.g. 2026-11-01.")],
-    end: Annotated[str | None, typer.Option(help="Last UTC day, included; default: the first.")] = None,
+    end: Annotated[str | None, typer.Option(help="UTC day before which it ends; default: one day.")] = None,
     from_trades: Annotated[bool, typer.Option("--from-trades", help="Bring the trades themselves.")] = False,
     home: HomeOption = None,
     as_json: Json = False,
@@ -117,7 +118,8 @@ def backfill(
         if not from_trades:
             raise BadDays("only trades are brought by this command", "add --from-trades; klines come with the candles")
         first_ms = moment_ms(start, 0, "--start")
-        report = bring(home_path(home), symbol.upper(), first_ms, moment_ms(end, first_ms, "--end"), quiet=as_json)
+        end_ms = moment_ms(end, first_ms + DAY_MS, "--end")
+        report = bring(home_path(home), symbol.upper(), first_ms, end_ms, quiet=as_json)
         if not as_json:
             days_table(report)
         emit(report, as_json)
