@@ -5,9 +5,8 @@ the exchange adds breaks nothing. Aggregate trades are read by `trading.stream.w
 judged by `trading.stream.contiguity` and `trading.stream.book_sync`.
 """
 
-import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -15,14 +14,12 @@ from numpy.typing import NDArray
 
 from trading.market.instrument import LARGEST, InexactNumber, Instrument
 from trading.market.trade import AggTrade
+from trading.stream.fields import check_ids, event_time, plain_number, price_ticks, read, subscribed
 from trading.stream.levels import read_levels
-from trading.stream.wire import MAX_AHEAD_MS, MILLISECONDS, BadFrame, decode
+from trading.stream.wire import BadFrame, decode
 
 IGNORED: Final = frozenset({"forceOrder"})
 """Events that are known and not wanted: liquidation orders arrive at most one a second and are no record of all."""
-
-_DECIMAL: Final = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
-_Read = TypeVar("_Read")
 
 
 class DepthDiff(msgspec.Struct, frozen=True, eq=False):
@@ -90,7 +87,8 @@ class Trade(msgspec.Struct, frozen=True):
 class Kline(msgspec.Struct, frozen=True):
     """A candle as the exchange computes it, to check ours against; final only when `closed`.
 
-    Prices are ticks, volumes lots. The close time is the last millisecond that belongs to the candle.
+    Prices are ticks, volumes lots. The close time is the last millisecond that belongs to the candle. What a venue does
+    not count is None.
     """
 
     interval: str
@@ -101,8 +99,8 @@ class Kline(msgspec.Struct, frozen=True):
     low: int
     close: int
     volume: int
-    taker_buy_volume: int
-    trades: int
+    taker_buy_volume: int | None
+    trades: int | None
     closed: bool
 
 
@@ -232,10 +230,10 @@ def decode_event(
             `not_utf8`, `not_object`, `no_event`, `unknown_event`, `unknown_symbol`, `bad_field`, `bad_ids`, `bad_time`,
             `future_time`, `bad_number`, `bad_candle`, `command_refused`; those of an aggregate trade are `decode`'s.
     """
-    envelope = _read(_ENVELOPES, frame)
+    envelope = read(_ENVELOPES, frame)
     combined = isinstance(envelope.data, msgspec.Raw)
     body = bytes(envelope.data) if isinstance(envelope.data, msgspec.Raw) else frame
-    event = _read(_ENVELOPES, body) if combined else envelope
+    event = read(_ENVELOPES, body) if combined else envelope
     # Spot sends the best bid and ask without a name.
     name = event.e or ("" if event.B is msgspec.UNSET else "bookTicker")
     if not name:
@@ -243,7 +241,7 @@ def decode_event(
     if name in IGNORED:
         return None
     if name == "serverShutdown":
-        return ServerShutdown(_time(_read(_SHUTDOWNS, body).E, 0))
+        return ServerShutdown(event_time(read(_SHUTDOWNS, body).E, 0))
     if name == "aggTrade":
         return decode(frame if combined else _combined(frame), instruments, newest_ms)
     reader = _READERS.get(name)
@@ -261,13 +259,13 @@ def decode_depth_snapshot(body: str | bytes, instrument: Instrument) -> DepthSna
     Raises:
         BadFrame: The body is no such answer.
     """
-    answer = _read(_SNAPSHOTS, body)
-    _check_ids(answer.lastUpdateId)
+    answer = read(_SNAPSHOTS, body)
+    check_ids(answer.lastUpdateId)
     try:
         bids, asks = read_levels(answer.bids, instrument), read_levels(answer.asks, instrument)
     except InexactNumber as error:
         raise BadFrame("bad_number", error.message) from None
-    return DepthSnapshot(answer.lastUpdateId, None if answer.E is None else _time(answer.E, 0), bids, asks)
+    return DepthSnapshot(answer.lastUpdateId, None if answer.E is None else event_time(answer.E, 0), bids, asks)
 
 
 def _answer(envelope: _Envelope) -> None:
@@ -280,41 +278,41 @@ def _answer(envelope: _Envelope) -> None:
 
 
 def _depth(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> tuple[str, DepthDiff]:
-    event = _read(_DEPTHS, body)
-    instrument = _subscribed(event.s, instruments)
-    _check_ids(event.U, event.u)
+    event = read(_DEPTHS, body)
+    instrument = subscribed(event.s, instruments)
+    check_ids(event.U, event.u)
     if event.pu is not None:
-        _check_ids(event.pu, event.u)
-    time_ms = _time(event.E, newest_ms)
+        check_ids(event.pu, event.u)
+    time_ms = event_time(event.E, newest_ms)
     # Both sides at once: what a call costs before its first level is half of a usual diff.
     levels, bids = read_levels(event.b + event.a, instrument), len(event.b)
     return event.s, DepthDiff(time_ms, event.U, event.u, event.pu, levels[:bids], levels[bids:])
 
 
 def _book_ticker(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> tuple[str, BookTicker]:
-    event = _read(_BOOK_TICKERS, body)
-    instrument = _subscribed(event.s, instruments)
-    _check_ids(event.u)
-    time_ms = None if event.E is None else _time(event.E, newest_ms)
+    event = read(_BOOK_TICKERS, body)
+    instrument = subscribed(event.s, instruments)
+    check_ids(event.u)
+    time_ms = None if event.E is None else event_time(event.E, newest_ms)
     best: list[list[int]] = read_levels([(event.b, event.B), (event.a, event.A)], instrument).tolist()
     return event.s, BookTicker(event.u, time_ms, *best[0], *best[1])
 
 
 def _trade(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> tuple[str, Trade]:
-    event = _read(_TRADES, body)
-    instrument = _subscribed(event.s, instruments)
-    _check_ids(event.t)
-    time_ms = _time(event.T, newest_ms)
-    price, quantity = _price(event.p, instrument), instrument.lots(event.q)
+    event = read(_TRADES, body)
+    instrument = subscribed(event.s, instruments)
+    check_ids(event.t)
+    time_ms = event_time(event.T, newest_ms)
+    price, quantity = price_ticks(event.p, instrument), instrument.lots(event.q)
     return event.s, Trade(event.t, price, quantity, time_ms, event.m, event.X)
 
 
 def _kline(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> tuple[str, Kline]:
-    event = _read(_KLINES, body)
-    instrument, candle = _subscribed(event.s, instruments), event.k
-    _time(event.E, newest_ms)
-    opened_ms, closes_ms = _time(candle.t, newest_ms), _time(candle.T, 0)
-    first, high, low, last = (_price(text, instrument) for text in (candle.o, candle.h, candle.l, candle.c))
+    event = read(_KLINES, body)
+    instrument, candle = subscribed(event.s, instruments), event.k
+    event_time(event.E, newest_ms)
+    opened_ms, closes_ms = event_time(candle.t, newest_ms), event_time(candle.T, 0)
+    first, high, low, last = (price_ticks(text, instrument) for text in (candle.o, candle.h, candle.l, candle.c))
     volume, bought = instrument.lots(candle.v), instrument.lots(candle.V)
     in_order = opened_ms <= closes_ms and low <= min(first, last) and max(first, last) <= high
     if not in_order or bought > volume or not 0 <= candle.n < LARGEST:
@@ -323,14 +321,14 @@ def _kline(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: 
 
 
 def _mark_price(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> tuple[str, MarkPrice]:
-    event = _read(_MARK_PRICES, body)
-    _subscribed(event.s, instruments)
-    time_ms = _time(event.E, newest_ms)
-    mark, index = _number(event.p), _number(event.i)
+    event = read(_MARK_PRICES, body)
+    subscribed(event.s, instruments)
+    time_ms = event_time(event.E, newest_ms)
+    mark, index = plain_number(event.p), plain_number(event.i)
     if mark <= 0 or index <= 0:
         raise BadFrame("bad_number", f"p={event.p} i={event.i}")
-    funding = _number(event.r) if event.r else None
-    return event.s, MarkPrice(time_ms, mark, index, funding, _time(event.T, 0) if event.T else None)
+    funding = plain_number(event.r) if event.r else None
+    return event.s, MarkPrice(time_ms, mark, index, funding, event_time(event.T, 0) if event.T else None)
 
 
 _READERS: Final[Mapping[str, Callable[[str | bytes, Mapping[str, Instrument], int], tuple[str, Event]]]] = {
@@ -342,50 +340,5 @@ _READERS: Final[Mapping[str, Callable[[str | bytes, Mapping[str, Instrument], in
 }
 
 
-def _read(decoder: msgspec.json.Decoder[_Read], body: str | bytes) -> _Read:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        whole = "`$" not in str(error) and str(error).startswith("Expected `object`")
-        raise BadFrame("not_object" if whole else "bad_field", str(error)[:120]) from None
-    except UnicodeError as error:
-        raise BadFrame("not_utf8", str(error)[:120]) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadFrame("not_json", str(error)[:120]) from None
-
-
 def _combined(frame: str | bytes) -> str | bytes:
     return f'{{"data":{frame}}}' if isinstance(frame, str) else b'{"data":' + frame + b"}"
-
-
-def _subscribed(symbol: str, instruments: Mapping[str, Instrument]) -> Instrument:
-    if symbol not in instruments:
-        raise BadFrame("unknown_symbol", symbol[:40])
-    return instruments[symbol]
-
-
-def _check_ids(*ids: int) -> None:
-    """Refuse ids that are negative, fall, or do not fit 64 bits."""
-    if list(ids) != sorted(ids) or ids[0] < 0 or ids[-1] >= LARGEST:
-        raise BadFrame("bad_ids", ", ".join(str(number)[:24] for number in ids))
-
-
-def _time(time_ms: int, newest_ms: int) -> int:
-    if time_ms not in MILLISECONDS:
-        raise BadFrame("bad_time", f"{str(time_ms)[:24]} is not in milliseconds")
-    if newest_ms and newest_ms + MAX_AHEAD_MS < time_ms:
-        raise BadFrame("future_time", f"{time_ms} after {newest_ms}")
-    return time_ms
-
-
-def _price(text: str, instrument: Instrument) -> int:
-    ticks = instrument.ticks(text)
-    if ticks <= 0:
-        raise InexactNumber(f"{instrument.name}: the price {text[:40]!r} is not above zero")
-    return ticks
-
-
-def _number(text: str) -> float:
-    if not _DECIMAL.fullmatch(text):
-        raise InexactNumber(f"{text[:40]!r} is not a plain decimal number")
-    return float(text)
