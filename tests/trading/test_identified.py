@@ -1,0 +1,133 @@
+"""Trades with identities are kept once, and no minute of them is ever called complete."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trading.market.candle import CANDLE_SCHEMA, roll_up
+from trading.market.identified import IdentifiedTrade, unproven_candles
+from trading.market.instrument import Instrument
+from trading.market.timeframe import Timeframe
+from trading.stream.identities import Identities, Stretch
+
+BTC = Instrument("bybit", "BTCUSDT", "BTC", "USDT", 1, 3, "linear")
+START = 1_700_000_000_000
+
+
+def trade(number: int, time_ms: int, price: int = 100, quantity: int = 1, block: bool = False) -> IdentifiedTrade:
+    return IdentifiedTrade(f"id-{number * 7919 % 1000}-{number}", price, quantity, time_ms, False, block)
+
+
+def test_a_candle_of_such_trades_is_never_complete_and_names_no_ids() -> None:
+    minute = START // 60_000 * 60_000
+    trades = [trade(n, minute + n * 250, 100 + n % 7, n + 1) for n in range(600)]
+    bars = unproven_candles(trades, BTC, Timeframe.M1)
+    assert bars.schema == CANDLE_SCHEMA
+    assert bars["complete"].to_list() == [False, False, False]
+    assert set(bars["source"]) == {"incomplete_trades"}
+    assert bars.select(pl.col("first_agg_trade_id", "last_agg_trade_id").is_null().all()).row(0) == (True, True)
+    assert bars["trade_count"].to_list() == [240, 240, 120]
+    assert bars["volume"].to_list() == [28.92, 86.52, 64.86]
+    assert (bars["high"][0], bars["low"][0], bars["open"][0], bars["close"][0]) == (10.6, 10.0, 10.0, 10.1)
+    # Not even a claim that the whole stretch is proven makes a longer bar of them complete.
+    longer = roll_up(bars, Timeframe.M1, Timeframe.M3, BTC, [(0, 2**60)])
+    assert longer["complete"].to_list() == [False] * len(longer)
+
+
+def test_a_block_trade_moves_no_candle() -> None:
+    bars = unproven_candles([trade(1, START), trade(2, START, 900, 50, block=True)], BTC, Timeframe.M1)
+    assert bars.select("high", "volume", "trade_count").row(0) == (10.0, 0.001, 1)
+    assert unproven_candles([], BTC, Timeframe.M1).schema == CANDLE_SCHEMA
+
+
+def test_a_repeated_trade_is_taken_once() -> None:
+    held = Identities()
+    assert held.take([trade(1, START), trade(2, START), trade(1, START)]) == [trade(1, START), trade(2, START)]
+    assert held.take([trade(2, START), trade(3, START + 1)]) == [trade(3, START + 1)]
+    assert held.take([]) == []
+
+
+def test_what_passed_while_nobody_listened_is_missing() -> None:
+    held = Identities()
+    held.take([trade(1, START), trade(2, START + 10)])
+    held.interrupted()
+    held.take([trade(9, START + 500)])
+    held.take([trade(10, START + 600)])
+    assert held.stretches() == [
+        Stretch(START, START + 10, "unproven"),
+        Stretch(START + 10, START + 501, "missing"),
+        Stretch(START + 501, START + 601, "unproven"),
+    ]
+
+
+def test_a_list_that_meets_what_is_held_leaves_nothing_missing_and_proves_nothing() -> None:
+    held = Identities()
+    held.take([trade(1, START), trade(2, START + 10)])
+    held.interrupted()
+    held.take([trade(9, START + 500)])
+    held.take([trade(n, START + (10, 90, 90, 500)[i]) for i, n in enumerate((2, 3, 4, 9))], listed=True)
+    assert held.stretches() == [Stretch(START, START + 501, "unproven")]
+
+
+def test_a_list_without_news_ends_an_interruption() -> None:
+    held = Identities()
+    held.take([trade(1, START)])
+    held.interrupted()
+    held.take([trade(1, START)], listed=True)
+    held.take([trade(2, START + 9000)])
+    assert [stretch.state for stretch in held.stretches()] == ["unproven"]
+
+
+def test_only_the_newest_ids_are_remembered() -> None:
+    held = Identities(remembered=2)
+    for number in range(3):
+        held.take([trade(number, START + number)])
+    assert held.take([trade(2, START + 2)]) == []
+    assert held.take([trade(0, START)]) == [trade(0, START)]
+
+
+@given(
+    gaps=st.lists(st.integers(0, 3), min_size=1, max_size=60),
+    listening=st.lists(st.booleans(), min_size=60, max_size=60),
+    reach=st.integers(0, 12),
+    lists=st.lists(st.booleans(), min_size=60, max_size=60),
+)
+def test_what_is_not_called_missing_holds_every_trade(
+    gaps: Sequence[int], listening: Sequence[bool], reach: int, lists: Sequence[bool]
+) -> None:
+    """A market of trades, some in one millisecond; a listener that comes and goes and may ask for a list on return."""
+    market: list[IdentifiedTrade] = []
+    for number, gap in enumerate(gaps):
+        market.append(trade(number, (market[-1].time_ms if market else START) + gap))
+    held, taken, away = Identities(), set[str](), False
+    for number, one in enumerate(market):
+        if not listening[number]:
+            held.interrupted()
+            away = True
+            continue
+        taken |= {t.trade_id for t in held.take([one])}
+        if away and lists[number]:
+            page = market[max(0, number + 1 - reach) : number + 1]
+            taken |= {t.trade_id for t in held.take(page[::-1], listed=True)}
+        away = False
+    stretches = held.stretches()
+    assert all(before.until_ms == after.from_ms for before, after in pairwise(stretches))
+    partly = {stretches[0].from_ms, stretches[-1].until_ms - 1} if stretches else set()
+    for stretch in stretches:
+        assert stretch.from_ms < stretch.until_ms
+        happened = [t for t in market if stretch.from_ms <= t.time_ms < stretch.until_ms and t.time_ms not in partly]
+        assert stretch.state == "missing" or {t.trade_id for t in happened} <= taken
+
+
+@given(st.integers(2, 40), st.integers(0, 38), st.integers(1, 38))
+def test_a_list_that_reaches_back_far_enough_leaves_no_hole(count: int, first: int, missed: int) -> None:
+    market = [trade(number, START + number // 2) for number in range(count + missed + 2)]
+    held = Identities()
+    held.take(market[: first + 1])
+    held.interrupted()
+    page = market[max(0, first - 1) :]
+    held.take(page, listed=True)
+    assert {stretch.state for stretch in held.stretches()} == {"unproven"}
