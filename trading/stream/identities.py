@@ -64,7 +64,7 @@ class Identities:
             self._holes.append((self._last_ms, max(resumed, oldest + 1)))
         if listed:
             self._bridge(trades, oldest, newest)
-        if newest > self._last_ms or (listed and newest == self._last_ms):
+        if newest > self._last_ms or (listed and oldest < newest == self._last_ms):
             self._interrupted = False
         self._first_ms, self._last_ms = min(self._first_ms, oldest), max(self._last_ms, newest)
         self._remember(new)
@@ -87,10 +87,9 @@ class Identities:
         return found
 
     def _bridge(self, trades: Sequence[IdentifiedTrade], oldest: int, newest: int) -> None:
-        """Take out of the holes what a list covers; its edge milliseconds only where it meets a trade that was held."""
-        met = {trade.time_ms for trade in trades if trade.trade_id in self._ids}
-        lo = oldest + (oldest not in met)
-        hi = max(lo, newest + (newest in met))
+        """Take out of the holes what a list covers; of its first millisecond it may hold a part."""
+        met = any(trade.time_ms == newest and trade.trade_id in self._ids for trade in trades)
+        lo, hi = oldest + 1, max(oldest + 1, newest + met)
         parts = [part for a, b in self._holes for part in ((a, min(b, lo)), (max(a, hi), b))]
         self._holes = [(a, b) for a, b in dict.fromkeys(parts) if a < b]
 
