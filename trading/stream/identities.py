@@ -80,8 +80,9 @@ class Identities:
         for lo, hi in sorted(self._holes):
             if at < lo:
                 found.append(Stretch(at, lo, "unproven"))
-            found.append(Stretch(max(at, lo), hi, "missing"))
-            at = hi
+            if max(at, lo) < hi:  # two holes may share a millisecond
+                found.append(Stretch(max(at, lo), hi, "missing"))
+            at = max(at, hi)
         if self._ids and at <= self._last_ms:
             found.append(Stretch(at, self._last_ms + 1, "unproven"))
         return found
