@@ -1,10 +1,9 @@
 """Trades with identities are kept once, and no minute of them is ever called complete."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trading.market.candle import CANDLE_SCHEMA, roll_up
@@ -68,15 +67,17 @@ def test_a_list_that_meets_what_is_held_leaves_nothing_missing_and_proves_nothin
     held.take([trade(1, START), trade(2, START + 10)])
     held.interrupted()
     held.take([trade(9, START + 500)])
-    held.take([trade(n, START + at) for n, at in ((1, 0), (2, 10), (3, 90), (4, 90), (9, 500))], listed=True)
-    assert held.stretches() == [Stretch(START, START + 501, "unproven")]
+    held.take_list(
+        [trade(n, START + at) for n, at in ((1, 0), (2, 10), (3, 90), (4, 90), (9, 500), (10, 501))], current=False
+    )
+    assert held.stretches() == [Stretch(START, START + 502, "unproven")]
 
 
 def test_a_list_without_news_ends_an_interruption() -> None:
     held = Identities()
     held.take([trade(0, START - 9), trade(1, START)])
     held.interrupted()
-    held.take([trade(1, START), trade(0, START - 9)], listed=True)
+    held.take_list([trade(1, START), trade(0, START - 9)], current=True)
     held.take([trade(2, START + 9000)])
     assert [stretch.state for stretch in held.stretches()] == ["unproven"]
 
@@ -89,30 +90,46 @@ def test_only_the_newest_ids_are_remembered() -> None:
     assert held.take([trade(0, START)]) == [trade(0, START)]
 
 
-@given(
-    gaps=st.lists(st.integers(0, 3), min_size=1, max_size=60),
-    listening=st.lists(st.booleans(), min_size=60, max_size=60),
-    reach=st.integers(0, 12),
-    lists=st.lists(st.booleans(), min_size=60, max_size=60),
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 2),  # milliseconds since the trade before
+        st.sampled_from((True, True, False)),  # is somebody listening?
+        st.booleans(),  # does this trade come in one frame with the one before?
+        st.integers(0, 8),  # length of the list asked for on return
+        st.integers(0, 2),  # trades by which the list is behind
+        st.booleans(),  # does the list come before the stream's first trade?
+    ),
+    min_size=1,
+    max_size=25,
 )
-def test_what_is_not_called_missing_holds_every_trade(
-    gaps: Sequence[int], listening: Sequence[bool], reach: int, lists: Sequence[bool]
-) -> None:
+
+
+@settings(max_examples=300)
+@given(STEPS)
+def test_what_is_not_called_missing_holds_every_trade(steps: list[tuple[int, bool, bool, int, int, bool]]) -> None:
     """A market of trades, some in one millisecond; a listener that comes and goes and may ask for a list on return."""
     market: list[IdentifiedTrade] = []
-    for number, gap in enumerate(gaps):
+    for number, (gap, *_) in enumerate(steps):
         market.append(trade(number, (market[-1].time_ms if market else START) + gap))
-    held, taken, away = Identities(), set[str](), False
-    for number, one in enumerate(market):
-        if not listening[number]:
+    held, taken, away = Identities(), set[str](), True
+    frame: list[IdentifiedTrade] = []
+    for number, (_, listening, joined, reach, behind, first) in enumerate(steps):
+        if frame and not (joined and listening):
+            taken |= {t.trade_id for t in held.take(frame)}
+            frame = []
+        if not listening:
             held.interrupted()
             away = True
             continue
-        taken |= {t.trade_id for t in held.take([one])}
-        if away and lists[number]:
-            page = market[max(0, number + 1 - reach) : number + 1]
-            taken |= {t.trade_id for t in held.take(page[::-1], listed=True)}
+        page = market[max(0, number + (not first) - behind - reach) : max(0, number + (not first) - behind)]
+        if away and first:
+            taken |= {t.trade_id for t in held.take_list(page[::-1], current=not behind)}
+        frame.append(market[number])
+        if away and not first:
+            taken |= {t.trade_id for t in held.take(frame)} | {t.trade_id for t in held.take_list(page, current=False)}
+            frame = []
         away = False
+    taken |= {t.trade_id for t in held.take(frame)}
     stretches = held.stretches()
     assert all(before.until_ms == after.from_ms for before, after in pairwise(stretches))
     partly = {stretches[0].from_ms, stretches[-1].until_ms - 1} if stretches else set()
@@ -129,5 +146,5 @@ def test_a_list_that_reaches_back_far_enough_leaves_no_hole(count: int, first: i
     held.take(market[: first + 1])
     held.interrupted()
     page = market[max(0, first - 2) :]
-    held.take(page, listed=True)
+    held.take_list(page, current=True)
     assert {stretch.state for stretch in held.stretches()} == {"unproven"}

@@ -37,47 +37,59 @@ class Identities:
         self._remembered = remembered
         self._ids: dict[str, None] = {}
         self._first_ms = self._last_ms = 0
-        self._interrupted = False
+        self._deaf_since: int | None = None
         self._holes: list[tuple[int, int]] = []
+        self._bridges: list[tuple[int, int]] = []
 
     def interrupted(self) -> None:
         """Note that trades may pass unseen: no connection is open, a stream is silent or a frame was refused."""
-        self._interrupted = True
+        if self._ids and self._deaf_since is None:
+            self._deaf_since = self._last_ms
 
-    def take(self, trades: Sequence[IdentifiedTrade], listed: bool = False) -> list[IdentifiedTrade]:
-        """Return the trades that are new, in the order given.
+    def take(self, trades: Sequence[IdentifiedTrade]) -> list[IdentifiedTrade]:
+        """Return the trades of a stream's frame that are new, in the order given."""
+        later = [trade.time_ms for trade in trades if trade.time_ms > (self._deaf_since or 0)]
+        if self._deaf_since is not None and later:
+            # Of the milliseconds at the edges of a hole some trades may be held and others not.
+            self._resumed((self._deaf_since, min(later) + 1))
+        if trades and not self._ids:
+            self._first_ms = min(trade.time_ms for trade in trades)
+        return self._new(trades)
+
+    def take_list(self, trades: Sequence[IdentifiedTrade], current: bool) -> list[IdentifiedTrade]:
+        """Return the new trades of a list that leaves out nothing between its oldest and its newest trade.
 
         Args:
-            trades: Of one frame or answer.
-            listed: They are a list of the venue's with nothing left out between its oldest and its newest trade: the
-                recent trades that a subscription begins with, or that a REST call returns once the stream is open.
+            trades: In any order.
+            current: It is what a subscription begins with, so that the stream goes on where it ends. The answer to a
+                call is not current: REST servers trail the stream. It must be asked for once the stream is open.
         """
         if not trades:
             return []
-        new = list({trade.trade_id: trade for trade in trades if trade.trade_id not in self._ids}.values())
         oldest, newest = min(t.time_ms for t in trades), max(t.time_ms for t in trades)
+        # Of its first and its last millisecond it may hold a part.
+        bridge = (oldest + 1, max(oldest + 1, newest))
         if not self._ids:
-            self._first_ms, self._last_ms = oldest, newest
-        if self._interrupted and newest > self._last_ms:
-            # Of the milliseconds at the edges some trades may be held and others not.
-            resumed = newest if listed else min(t.time_ms for t in trades if t.time_ms > self._last_ms) + 1
-            self._holes.append((self._last_ms, max(resumed, oldest + 1)))
-        if listed:
-            self._bridge(trades, oldest, newest)
-        if newest > self._last_ms or (listed and oldest < newest == self._last_ms):
-            self._interrupted = False
-        self._first_ms, self._last_ms = min(self._first_ms, oldest), max(self._last_ms, newest)
-        self._remember(new)
-        return new
+            self._first_ms, self._deaf_since = oldest, None if current else newest
+        elif oldest < self._first_ms:
+            self._holes.append((oldest + 1, self._first_ms + 1))
+            self._first_ms = oldest
+        self._holes = _without(self._holes, bridge)
+        if self._deaf_since is not None:
+            self._bridges.append(bridge)
+            if current and newest >= self._deaf_since:
+                self._resumed((self._deaf_since, max(newest, oldest + 1)))
+        return self._new(trades)
 
     def stretches(self) -> list[Stretch]:
         """Return what can be said of the time from the first trade to the last one, in order and without a gap.
 
         Of the very first and the very last millisecond some trades may not be held.
         """
+        now_deaf = [] if self._deaf_since is None else _without([(self._deaf_since, self._last_ms + 1)], *self._bridges)
         found: list[Stretch] = []
         at = self._first_ms
-        for lo, hi in sorted(self._holes):
+        for lo, hi in sorted(self._holes + now_deaf):
             if at < lo:
                 found.append(Stretch(at, lo, "unproven"))
             if max(at, lo) < hi:  # two holes may share a millisecond
@@ -87,14 +99,24 @@ class Identities:
             found.append(Stretch(at, self._last_ms + 1, "unproven"))
         return found
 
-    def _bridge(self, trades: Sequence[IdentifiedTrade], oldest: int, newest: int) -> None:
-        """Take out of the holes what a list covers; of its first millisecond it may hold a part."""
-        met = any(trade.time_ms == newest and trade.trade_id in self._ids for trade in trades)
-        lo, hi = oldest + 1, max(oldest + 1, newest + met)
-        parts = [part for a, b in self._holes for part in ((a, min(b, lo)), (max(a, hi), b))]
-        self._holes = [(a, b) for a, b in dict.fromkeys(parts) if a < b]
+    def _resumed(self, hole: tuple[int, int]) -> None:
+        self._holes += _without([hole], *self._bridges)
+        self._deaf_since = None
+        self._bridges.clear()
 
-    def _remember(self, new: Sequence[IdentifiedTrade]) -> None:
+    def _new(self, trades: Sequence[IdentifiedTrade]) -> list[IdentifiedTrade]:
+        """Remember trades and return those that were not known."""
+        new = list({trade.trade_id: trade for trade in trades if trade.trade_id not in self._ids}.values())
+        self._last_ms = max([self._last_ms, *(trade.time_ms for trade in new)])
         self._ids |= dict.fromkeys(trade.trade_id for trade in new)
         for trade_id in list(self._ids)[: max(0, len(self._ids) - self._remembered)]:
             del self._ids[trade_id]
+        return new
+
+
+def _without(ranges: list[tuple[int, int]], *cuts: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return half-open ranges less the cuts."""
+    for lo, hi in cuts:
+        parts = [part for a, b in ranges for part in ((a, min(b, lo)), (max(a, hi), b))]
+        ranges = [(a, b) for a, b in parts if a < b]
+    return ranges
