@@ -1,21 +1,21 @@
 """Binance spot's REST interface: server time, instruments, aggregate trades by id, klines by time.
 
-Answers are decoded by type; what is not in the expected form is refused by name. Requests stay within the weight that
-the exchange allows, wait as long as a 429 or 418 says, and are repeated with growing pauses when the server fails.
+Answers are decoded by type; what is not in the expected form is refused by name. How requests are paced and repeated is
+`resources.rest_root`'s.
 """
 
 import asyncio
 import json
-import random
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import msgspec
 import numpy as np
 import polars as pl
 
+from resources.http_budget import HttpBudget
+from resources.rest_root import ExchangeAnswer, ExchangeRefused, RestRoot
 from trading.errors import TradingError
 from trading.market.candle import empty_candles, native_candles
 from trading.market.instrument import Instrument
@@ -25,16 +25,8 @@ from trading.stream.events import DepthSnapshot, decode_depth_snapshot
 from trading.stream.wire import BadFrame
 
 PAGE: Final = 1000
-PARALLEL: Final = 4
-TRIES: Final = 6
-TIMEOUT_S: Final = 15
-DEFAULT_WAIT_S: Final = 60
 WEIGHTS: Final = {"depth": 50, "aggTrades": 4, "klines": 2, "exchangeInfo": 20, "time": 1}
 QUOTED_NUMBERS: Final = ("open", "high", "low", "close", "volume")
-
-
-class ExchangeRefused(TradingError):
-    """The exchange refuses or does not answer."""
 
 
 class UnknownSymbol(TradingError):
@@ -43,10 +35,6 @@ class UnknownSymbol(TradingError):
 
 class InvalidInterval(TradingError):
     """The exchange serves no klines of an interval."""
-
-
-class ExchangeAnswer(TradingError):
-    """The exchange's answer is not in its documented form."""
 
 
 class _Trade(msgspec.Struct):
@@ -71,26 +59,24 @@ class BinanceRest:
         base_url: For example `https://api.binance.com`, or the simulated exchange.
         weight_per_minute: Request weight that may be used in a minute.
         seed: Of the jitter between repeated requests.
+        budget_file: Where the processes of a home share what they use; None: this one asks alone.
     """
 
-    def __init__(self, base_url: str, weight_per_minute: int = 6000, seed: int = 0) -> None:
+    def __init__(
+        self, base_url: str, weight_per_minute: int = 6000, seed: int = 0, budget_file: Path | None = None
+    ) -> None:
         self._root = base_url.rstrip("/")
-        self._budget = weight_per_minute
-        self._used, self._minute = 0, 0
-        self._banned_until = 0.0
-        self._random = random.Random(seed)  # noqa: S311
-        self._session: aiohttp.ClientSession | None = None
-        self._gate = asyncio.Semaphore(PARALLEL)
+        self._rest = RestRoot(
+            self._root, HttpBudget(self._root, weight_per_minute, budget_file), binance_refusal, seed=seed
+        )
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._rest.close()
 
     async def server_time(self) -> int:
         """Return the exchange's clock, epoch milliseconds."""
-        answer = _decode(await self._get("time", {}))
+        answer = decoded(await self._get("time", {}))
         if not isinstance(answer, dict) or not isinstance(answer.get("serverTime"), int):
             raise ExchangeAnswer(f"{self._root} answers time without serverTime", "is this a Binance REST root?")
         return answer["serverTime"]
@@ -98,7 +84,7 @@ class BinanceRest:
     async def instruments(self, symbols: Sequence[str], venue: str) -> dict[str, Instrument]:
         """Return instruments by name, with the steps of their price and lot filters."""
         names = json.dumps(list(symbols), separators=(",", ":"), ensure_ascii=False)
-        answer = _decode(await self._get("exchangeInfo", {"symbols": names}))
+        answer = decoded(await self._get("exchangeInfo", {"symbols": names}))
         try:
             return {entry["symbol"]: _instrument(entry, venue) for entry in answer["symbols"]}
         except (KeyError, TypeError) as error:
@@ -152,53 +138,11 @@ class BinanceRest:
         return _candles(rows) if rows else empty_candles()
 
     async def _get(self, call: str, query: dict[str, Any]) -> bytes:
-        problem = "no answer"
-        for attempt in range(TRIES):
-            async with self._gate:
-                await self._within_budget(WEIGHTS[call])
-                try:
-                    status, headers, body = await self._request(call, query)
-                except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                    status, headers, body, problem = 0, {}, b"", f"{type(error).__name__}: {error}"
-            if status == 200:
-                return body
-            if 400 <= status < 500 and status not in (418, 429):
-                raise _refusal(call, query, status, body)
-            if status in (418, 429):
-                wait = headers.get("Retry-After", "")
-                pause = float(wait) if wait.isdigit() else DEFAULT_WAIT_S
-                self._banned_until = time.monotonic() + pause
-                problem = f"HTTP {status}, wait {pause:.0f} s"
-            else:
-                problem = f"HTTP {status}" if status else problem
-                # Full jitter keeps clients that failed together from coming back together.
-                await asyncio.sleep(self._random.uniform(0, min(5.0, 0.1 * 2**attempt)))
-        raise ExchangeRefused(
-            f"{self._root} refuses {call}: {problem} after {TRIES} tries",
-            "check TRADING_EXCHANGE_REST_URL and try later",
-        )
-
-    async def _request(self, call: str, query: dict[str, Any]) -> tuple[int, Any, bytes]:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
-        async with self._session.get(f"{self._root}/api/v3/{call}", params=query) as answer:
-            return answer.status, answer.headers, await answer.read()
-
-    async def _within_budget(self, weight: int) -> None:
-        while True:
-            now = time.monotonic()
-            if now < self._banned_until:
-                await asyncio.sleep(self._banned_until - now)
-                continue
-            if int(now // 60) != self._minute:
-                self._minute, self._used = int(now // 60), 0
-            if self._used + weight <= self._budget:
-                self._used += weight
-                return
-            await asyncio.sleep(60 - now % 60)
+        return await self._rest.get(f"/api/v3/{call}", query, WEIGHTS[call])
 
 
-def _decode(body: bytes) -> Any:
+def decoded(body: bytes) -> Any:
+    """Return JSON; raises `ExchangeAnswer`."""
     try:
         return msgspec.json.decode(body)
     except msgspec.DecodeError:
@@ -206,7 +150,8 @@ def _decode(body: bytes) -> Any:
         raise ExchangeAnswer(f"the exchange answers something that is not JSON: {start!r}", "try again later") from None
 
 
-def _refusal(call: str, query: dict[str, Any], status: int, body: bytes) -> TradingError:
+def binance_refusal(call: str, query: Mapping[str, Any], status: int, body: bytes) -> TradingError:
+    """Return the error of a refused call, by Binance's own code where it gives one."""
     try:
         answer = msgspec.json.decode(body)
         code, text = int(answer["code"]), str(answer["msg"])

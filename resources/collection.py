@@ -75,7 +75,7 @@ class Collection:
 
     async def _collect(self) -> None:
         venue = "sim" if self._home.kind == "simulated" else "binance"
-        rest = BinanceRest(self._settings.exchange_rest_url)
+        rest = BinanceRest(self._settings.exchange_rest_url, budget_file=self._home.rest_budget_file)
         try:
             durability = self._settings.journal_durability
             with TradeJournal.write(self._home.rocksdb_dir, PATIENCE_S, durability) as journal:

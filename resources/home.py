@@ -205,6 +205,11 @@ class Home:
         return self.path / "run"
 
     @property
+    def rest_budget_file(self) -> Path:
+        """What the home's processes may still ask exchanges."""
+        return self.run_dir / "rest_budget.json"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's own home."""
         return self.path / "dagster"

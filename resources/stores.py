@@ -39,18 +39,19 @@ class Exchange:
     Args:
         base_url: Root of the REST interface.
         venue: Venue under which its instruments are kept.
+        budget_file: Where the processes of a home share what they use; None: this one asks alone.
     """
 
-    def __init__(self, base_url: str, venue: str) -> None:
+    def __init__(self, base_url: str, venue: str, budget_file: Path | None = None) -> None:
         self.venue = venue
-        self._base_url = base_url
+        self._base_url, self._budget_file = base_url, budget_file
         self._finest: dict[str, Timeframe] = {}
 
     @cached_property
     def _rest(self) -> BinanceRest:
         if not self._base_url:
             raise ExchangeNotSet("no exchange is set", "set TRADING_EXCHANGE_REST_URL or run inside 'trading up'")
-        return BinanceRest(self._base_url)
+        return BinanceRest(self._base_url, budget_file=self._budget_file)
 
     def now_ms(self) -> int:
         """Return the exchange's clock, epoch milliseconds."""
@@ -143,7 +144,7 @@ class Stores:
     @cached_property
     def exchange(self) -> Exchange:
         """The exchange, simulated or real."""
-        exchange = Exchange(self.settings.exchange_rest_url, self.venue)
+        exchange = Exchange(self.settings.exchange_rest_url, self.venue, self.home.rest_budget_file)
         self._stack.callback(exchange.close)
         return exchange
 
