@@ -41,18 +41,6 @@ class BybitRefused(BadFrame):
         self.code = code
 
 
-class Page(msgspec.Struct, frozen=True):
-    """One page of open interest, oldest first.
-
-    Attributes:
-        rows: The entries.
-        cursor: Asks for the page of older entries; empty: there is none.
-    """
-
-    rows: list[OpenInterest]
-    cursor: str
-
-
 class _Envelope(msgspec.Struct):
     topic: str = ""
     type: str = ""
@@ -120,7 +108,6 @@ class _Funding(msgspec.Struct):
 class _Result(msgspec.Struct):
     list: msgspec.Raw
     symbol: str = ""
-    nextPageCursor: str | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -216,14 +203,12 @@ def decode_klines(body: str | bytes, instrument: Instrument, interval: str, now_
     return exact(klines)
 
 
-def decode_open_interest(body: str | bytes) -> Page:
-    """Return one page of an `open-interest` answer, oldest first."""
-    result = _result(body)
-    rows = read(_OPEN, result.list)
-    found = exact(
+def decode_open_interest(body: str | bytes) -> list[OpenInterest]:
+    """Return the entries of an `open-interest` answer, oldest first."""
+    rows = read(_OPEN, _result(body).list)
+    return exact(
         lambda: [OpenInterest(_stamp(r.timestamp), not_negative(r.openInterest) or 0.0) for r in reversed(rows)]
     )
-    return Page(found, result.nextPageCursor or "")
 
 
 def decode_fundings(body: str | bytes) -> list[Funding]:
@@ -232,12 +217,13 @@ def decode_fundings(body: str | bytes) -> list[Funding]:
     return exact(lambda: [Funding(_stamp(r.fundingRateTimestamp), plain_number(r.fundingRate)) for r in reversed(rows)])
 
 
-def refusal(body: str | bytes) -> int:
-    """Return the `retCode` of an answer; 0 where all is well or the body is no answer."""
+def refusal(body: str | bytes) -> tuple[int, str]:
+    """Return `retCode` and `retMsg` of an answer; 0 where all is well or the body is no answer."""
     try:
-        return read(_ANSWERS, body).retCode
+        answer = read(_ANSWERS, body)
     except BadFrame:
-        return 0
+        return 0, ""
+    return answer.retCode, answer.retMsg[:120]
 
 
 def answered_at(body: str | bytes) -> int:
