@@ -116,6 +116,9 @@ SETTINGS: Final = (
     Setting("stores", "redis_url", "TRADING_REDIS_URL", "", _REDIS, "Redis; empty: embedded", True),
     Setting("stores", "qdrant_url", "TRADING_QDRANT_URL", "", _HTTP, "Qdrant; empty: embedded", True),
     Setting("exchange", "exchange_rest_url", "TRADING_EXCHANGE_REST_URL", "", _HTTP, "REST root; empty: simulated"),
+    Setting(
+        "exchange", "futures_rest_url", "TRADING_FUTURES_REST_URL", "", _HTTP, "USDⓈ-M root; empty: no derivatives"
+    ),
     Setting("exchange", "exchange_ws_url", "TRADING_EXCHANGE_WS_URL", "", _WS, "Stream root; empty: simulated"),
     Setting(
         "exchange", "archive_url", "TRADING_ARCHIVE_URL", "", _folder_or_url, "Archive, folder or URL; empty: none"
@@ -150,6 +153,7 @@ class Settings:
     redis_url: str = field(repr=False)
     qdrant_url: str = field(repr=False)
     exchange_rest_url: str
+    futures_rest_url: str
     exchange_ws_url: str
     archive_url: str
     port: int

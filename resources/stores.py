@@ -15,6 +15,7 @@ import polars as pl
 
 from resources.archive import Archive
 from resources.binance import PAGE, BinanceRest, InvalidInterval
+from resources.derivatives import FuturesExchange
 from resources.home import Home
 from resources.lmdb import LmdbStore
 from resources.qdrant import SnapshotIndex
@@ -154,6 +155,13 @@ class Stores:
         archive = Archive(self.settings.archive_url, self.home.archive_dir)
         self._stack.callback(archive.close)
         return archive
+
+    @cached_property
+    def futures(self) -> FuturesExchange:
+        """The exchange's futures root, which it need not have."""
+        futures = FuturesExchange(self.settings.futures_rest_url, self.home.rest_budget_file)
+        self._stack.callback(futures.close)
+        return futures
 
 
 _open: dict[tuple[int, Path], tuple[Stores, ExitStack, int]] = {}

@@ -93,3 +93,8 @@ class ExchangeClient(_HomeResource):
     def client(self) -> Any:
         """The `Exchange`."""
         return self.stores.exchange
+
+    @property
+    def futures(self) -> Any:
+        """The `FuturesExchange`."""
+        return self.stores.futures

@@ -13,13 +13,13 @@ import dagster as dg
 
 from trading_assets.partitions import partition_key, symbols
 
-CHAIN_GROUPS: Final = ("trades", "candles", "indicators", "rag")
+CHAIN_GROUPS: Final = ("trades", "candles", "indicators", "rag", "derivatives")
 
 chain: Final = dg.define_asset_job(
     "market_chain",
     dg.AssetSelection.groups(*CHAIN_GROUPS),
     executor_def=dg.in_process_executor,
-    description="One symbol over a range of days, from the journal to the market memory.",
+    description="One symbol over a range of days, from the journal to the market memory, and its derivatives data.",
     tags={"chain": "market"},
 )
 upkeep: Final = dg.define_asset_job(

@@ -1,7 +1,7 @@
 """What every asset of a subject shares: group, owner, kinds, freshness, and how far one run may reach.
 
 Groups are the landing page of the lineage; read left to right they are the sentence
-sources → trades → candles → indicators → rag.
+sources → trades → candles → indicators → rag, with derivatives beside.
 """
 
 from datetime import timedelta

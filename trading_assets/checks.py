@@ -224,6 +224,31 @@ def points_as_uploaded(stores: "Stores", symbols: Sequence[str]) -> Finding:
     return None
 
 
+def derivatives_as_kept(stores: "Stores", symbols: Sequence[str]) -> Finding:
+    """Each day holds as many values as its coverage says, and all versions as they were kept."""
+    rows = stores.market.fetch(
+        """
+        WITH held AS (
+            SELECT symbol_id, kind, time::date AS day, count(DISTINCT time) AS n FROM md.derivative GROUP BY 1, 2, 3
+        )
+        SELECT s.name, coalesce(c.kind, h.kind) AS kind, coalesce(c.day, h.day) AS day,
+            coalesce(h.n, 0) AS found, coalesce(c.n_values, 0) AS noted
+        FROM md.derivative_coverage c FULL JOIN held h USING (symbol_id, kind, day)
+        JOIN md.symbol s ON s.symbol_id = coalesce(c.symbol_id, h.symbol_id)
+        WHERE s.venue = $1 AND s.name = ANY($2) AND c.n_values IS DISTINCT FROM coalesce(h.n, 0)
+        ORDER BY 1, 3, 2 LIMIT 1
+        """,
+        stores.venue,
+        symbols,
+    )
+    if rows:
+        row = rows[0]
+        return f"{row['name']} {row['day']} {row['kind']}: {row['found']} values, {row['noted']} in its coverage"
+    from resources.timescale.tables import DERIVATIVE
+
+    return _damaged(stores, symbols, DERIVATIVE, "derivatives")
+
+
 def hot_as_database(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """Redis holds what the database says is newest."""
     from resources.latest import latest_values
@@ -265,6 +290,7 @@ CHECKS: dict[str, tuple[str, Question]] = {
     "snapshot_outcomes": ("nothing_known_early", outcomes_as_known),
     "snapshot_features": ("finite_and_as_taken", features_as_taken),
     "qdrant_points": ("count_equals_features", points_as_uploaded),
+    "derivatives": ("covered_and_as_kept", derivatives_as_kept),
     "hot_values": ("equals_database", hot_as_database),
 }
 """By asset: the name of its check and the question."""

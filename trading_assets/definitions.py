@@ -22,6 +22,7 @@ from sensors.ranges import split_failed_ranges
 from trading_assets.automation import chain, close_days, keep_hot, refresh_today, upkeep
 from trading_assets.candles import candles_of
 from trading_assets.checks import checks
+from trading_assets.derivatives import derivatives
 from trading_assets.indicators import indicators_of, lmdb_candles, lmdb_indicators
 from trading_assets.operations import hot_values
 from trading_assets.rag import market_snapshots, qdrant_points, snapshot_features, snapshot_outcomes
@@ -54,6 +55,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             snapshot_outcomes,
             snapshot_features,
             qdrant_points,
+            derivatives,
             hot_values,
         ],
         asset_checks=checks,

@@ -6,12 +6,14 @@ so a value survives bit for bit, nulls included, and neither side handles single
 """
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import polars as pl
 
 from trading.market.candle import CANDLE_SCHEMA, RANK
+from trading.market.derivatives import DERIVATIVE_SCHEMA
 from trading.market.trade import TRADE_SCHEMA
 from trading.rag.features import FEATURES
 
@@ -28,6 +30,7 @@ class Table:
         schema: Frame columns in order.
         by_timeframe: Whether rows also belong to a timeframe.
         ranked: Whether a row of a lower source rank never replaces one of a higher rank.
+        moments: Database names of further frame columns that are epoch ms here and `timestamptz` there.
     """
 
     name: str
@@ -37,10 +40,15 @@ class Table:
     schema: dict[str, type[pl.DataType] | pl.DataType]
     by_timeframe: bool = False
     ranked: bool = False
+    moments: Mapping[str, str] = field(default_factory=dict)
 
     def column(self, name: str) -> str:
         """Return the database's name of a frame column."""
-        return self.time_column if name == self.time else name
+        return self.time_column if name == self.time else self.moments.get(name, name)
+
+    def is_moment(self, name: str) -> bool:
+        """Tell whether a frame column is epoch ms here and `timestamptz` in the database."""
+        return name == self.time or name in self.moments
 
     @property
     def columns(self) -> list[str]:
@@ -81,6 +89,14 @@ CANDLE: Final = Table(
 INDICATOR: Final = Table(
     "indicator", "open_time", "open_time", ("open_time",), dict(INDICATOR_SCHEMA), by_timeframe=True
 )
+DERIVATIVE: Final = Table(
+    "derivative",
+    "time_ms",
+    "time",
+    ("time_ms", "kind", "known_at_ms"),
+    dict(DERIVATIVE_SCHEMA),
+    moments={"known_at_ms": "known_at"},
+)
 
 
 def encode(table: Table, frame: pl.DataFrame, scope: tuple[int | str, ...]) -> bytes:
@@ -88,7 +104,7 @@ def encode(table: Table, frame: pl.DataFrame, scope: tuple[int | str, ...]) -> b
     columns: list[pl.Expr] = [pl.lit(value).alias(name) for name, value in zip(table.scope, scope, strict=True)]
     for name, kind in table.schema.items():
         column = pl.col(name)
-        if name == table.time:
+        if table.is_moment(name):
             column = pl.from_epoch(column, time_unit="ms").dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
         elif isinstance(kind, pl.List):
             items = column.list.eval(pl.element().cast(pl.String).fill_null("NULL")).list.join(",")
@@ -124,7 +140,7 @@ def decode(table: Table, csv: io.BytesIO) -> pl.DataFrame:
 def select(table: Table) -> str:
     """Return the column list of a query that `decode` reads."""
     return ", ".join(
-        f"(extract(epoch FROM {table.time_column}) * 1000)::bigint" if name == table.time else name
+        f"(extract(epoch FROM {table.column(name)}) * 1000)::bigint" if table.is_moment(name) else name
         for name in table.schema
     )
 

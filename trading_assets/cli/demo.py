@@ -216,7 +216,7 @@ def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, An
         environment = _environment(stores)
         clock_ms = min(plan.live_ms.values())[0], plan.end_ms
         with simulated_exchange(home, clock_ms, plan.exchange_arguments, environment) as rest_url:
-            environment["TRADING_EXCHANGE_REST_URL"] = rest_url
+            environment["TRADING_EXCHANGE_REST_URL"] = environment["TRADING_FUTURES_REST_URL"] = rest_url
             workers = [Worker(environment, home.logs_dir / f"worker-{n}.log") for n in range(min(2, len(plan.symbols)))]
             try:
                 show({"stage": "collecting trades off the websocket"})

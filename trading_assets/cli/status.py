@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 def counts(stores: "Stores") -> dict[str, Any]:
     """Return rows of every store, gaps in the trades, and what is missing at the source."""
-    from resources.timescale.tables import CANDLE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE
+    from resources.timescale.tables import CANDLE, DERIVATIVE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE
 
     market = stores.market
     return {
@@ -22,6 +22,7 @@ def counts(stores: "Stores") -> dict[str, Any]:
         "outcomes": sum(market.counts(OUTCOME).values()),
         "features": sum(market.counts(FEATURE).values()),
         "points": stores.index.count(),
+        "derivatives": sum(market.counts(DERIVATIVE).values()),
         "missing": missing(market),
     }
 
