@@ -1,8 +1,9 @@
 """What is held of one day of one kind of derivatives data, and what is known of the rest.
 
-A day is `available` when no stretch of it is longer without a value than the venue leaves between two, `degraded` when
-one is, `pending` while it is not over. A day without any value is `empty` when the venue serves it and says that there
-is none, and `missing` when the venue does not serve it any more, or never did.
+A day is `available` when it has as many values as the venue gives in a day and no stretch of it is longer without one
+than the venue leaves between two, `degraded` when it lacks some, `pending` while it is not over. A day without any value
+is `empty` when the venue serves it and says that there is none, and `missing` when the venue does not serve it any more,
+or never did.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ LONGEST_MS: Final = {
 }
 """Time between two values by kind, with some lateness: kept every five minutes, settled every eight hours at most, and
 asked for every quarter of an hour."""
+
+FEWEST: Final = {"open_interest": 288, "funding": 3, "mark": 72}
+"""Values of a whole day by kind."""
 
 
 class DayCoverage(msgspec.Struct, frozen=True):
@@ -62,5 +66,5 @@ def day_coverage(kind: str, day_ms: int, times_ms: Sequence[int], now_ms: int, s
     elif gap is None:
         state = "empty" if served else "missing"
     else:
-        state = "available" if gap <= LONGEST_MS[kind] else "degraded"
+        state = "available" if gap <= LONGEST_MS[kind] and len(inside) >= FEWEST[kind] else "degraded"
     return DayCoverage(kind, day_ms, state, len(inside), gap)

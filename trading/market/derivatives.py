@@ -95,7 +95,9 @@ def _rows(
     frame = pl.DataFrame(taken, schema={name: DERIVATIVE_SCHEMA[name] for name in ("time_ms", *columns)})
     absent = [pl.lit(None, pl.Float64).alias(name) for name in VALUES if name not in columns]
     known = pl.max_horizontal(pl.col("time_ms"), pl.lit(known_at_ms, pl.Int64))
-    return frame.with_columns(pl.lit(kind).alias("kind"), known.alias("known_at_ms"), *absent).select(DERIVATIVE_SCHEMA)
+    return frame.with_columns(pl.lit(kind).alias("kind"), known.alias("known_at_ms"), *absent).select(
+        list(DERIVATIVE_SCHEMA)
+    )
 
 
 def as_known(rows: pl.DataFrame, known_by_ms: int | None = None) -> pl.DataFrame:
