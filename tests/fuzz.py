@@ -1,15 +1,31 @@
 """JSON that nobody would send."""
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
+
+from trading.stream.wire import BadFrame
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
+ANYTHING = st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass"))
+
+
+def read_or_refused(decoders: Sequence[Callable[[bytes], Any]], body: bytes) -> set[str]:
+    """Give a body to decoders, which may raise nothing but `BadFrame` with a reason; return the reasons."""
+    reasons = set[str]()
+    for decode in decoders:
+        try:
+            decode(body)
+        except BadFrame as refused:
+            assert refused.reason
+            reasons.add(refused.reason)
+    return reasons
 
 
 def altered(frame: str, data: st.DataObject) -> bytes:

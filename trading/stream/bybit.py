@@ -134,17 +134,10 @@ def decode_event(
 ) -> list[tuple[str, Event]] | None:
     """Return (symbol, event) of each event of a frame, or None for a pong and the answer to an accepted command.
 
-    A frame is taken whole or not at all.
-
-    Args:
-        frame: As received; text, or bytes of a text frame.
-        instruments: Subscribed instruments by name.
-        newest_ms: Newest exchange time seen; an event far ahead of it is refused. Zero: none seen yet.
+    A frame is taken whole or not at all. Arguments are those of `trading.stream.events.decode_event`.
 
     Raises:
-        BadFrame: The frame is no event that is understood, or the refusal of a command. Reasons: `not_json`,
-            `not_utf8`, `not_object`, `no_event`, `unknown_event`, `unknown_symbol`, `bad_field`, `bad_ids`, `bad_side`,
-            `bad_time`, `future_time`, `bad_number`, `bad_interval`, `bad_candle`, `command_refused`.
+        BadFrame: As there, and for `bad_side` and `bad_interval`.
     """
     envelope = read(_ENVELOPES, frame)
     if not envelope.topic:
