@@ -21,8 +21,8 @@ from trading.stream import bybit
 from trading.stream.events import Kline
 from trading.stream.venue import LENGTHS
 
-REQUESTS_A_MINUTE: Final = 3600
-"""Half of what is allowed: other programs may ask from the same address."""
+REQUESTS_A_MINUTE: Final = 300
+"""So that no five seconds hold more than 600, not even those where two minutes meet."""
 
 SILENCE_S: Final = 600.0
 SHORT_SILENCE_S: Final = 5.0

@@ -82,6 +82,16 @@ def test_a_list_without_news_ends_an_interruption() -> None:
     assert [stretch.state for stretch in held.stretches()] == ["unproven"]
 
 
+def test_what_lies_between_an_old_list_and_the_first_trade_heard_is_missing() -> None:
+    held = Identities()
+    held.take([trade(9, START + 500)])
+    held.take_list([trade(1, START), trade(2, START + 10)], current=False)
+    assert [(s.from_ms - START, s.until_ms - START, s.state) for s in held.stretches()] == [
+        (0, 10, "unproven"),
+        (10, 501, "missing"),
+    ]
+
+
 def test_only_the_newest_ids_are_remembered() -> None:
     held = Identities(remembered=2)
     for number in range(3):
