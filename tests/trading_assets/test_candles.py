@@ -46,7 +46,7 @@ def recording(folder: Path, klines: Timeframe | None, days: int = 3) -> Recordin
 def played(request: pytest.FixtureRequest, tmp_path: Path, market: MarketStore) -> Iterator[Exchange]:
     """An exchange whose clock is at the recording's end, and its trades in the database with what they prove."""
     source = recording(tmp_path, request.param)
-    server = SimulatedExchange(source, Clock(source.end_ms, source.end_ms, math.inf))
+    server = SimulatedExchange([source], Clock(source.end_ms, source.end_ms, math.inf))
     exchange = Exchange(f"http://127.0.0.1:{wait(server.start())}", "sim")
     market.register([source.instrument("ADAETH")])
     for table in ("candle", "trade", "trade_coverage"):
