@@ -33,9 +33,6 @@ NEAR: Final = 20
 NEAR_SLOTS: Final = 16
 LATTICE: Final = 1000
 LATTICE_SLOTS: Final = 512
-ROWS: Final = 600
-"""Moments computed at once: some 12 MB a matrix."""
-
 QUOTE_COLUMNS: Final = ("time_ms", "order", "bid", "bid_quantity", "ask", "ask_quantity")
 
 
@@ -123,20 +120,24 @@ class SyntheticBook:
         return found
 
     def _changes(self, times: Ints, period_ms: int) -> list[DepthChange]:
-        prices, books, ids = self._books(np.append(times[0] - period_ms, times))
+        """Return the changes of periods in a row; a level that changed and changed back is one of them."""
+        start_ms, end_ms = int(times[0]) - period_ms, int(times[-1])
+        redrawn = np.arange(-(-start_ms // SLOT_MS) * SLOT_MS, end_ms, SLOT_MS)
+        moments = np.unique(np.concatenate([redrawn, self.quotes(start_ms, end_ms)["time_ms"].to_numpy()])) + 1
+        prices, books, ids = self._books(np.append(start_ms, moments))
+        last = np.searchsorted(moments, times, side="right")
         found = []
-        for row, time_ms in enumerate(times.tolist(), 1):
-            old, new = books[row - 1], books[row]
-            changed = np.nonzero(old != new)[0]
-            bids = changed[(old[changed] > 0) | (new[changed] > 0)][::-1]
-            asks = changed[(old[changed] < 0) | (new[changed] < 0)]
+        for first_row, last_row, time_ms in zip(np.append(0, last[:-1]), last, times.tolist(), strict=True):
+            rows = books[first_row : last_row + 1]
+            changed = (rows[1:] != rows[:-1]).any(axis=0)
+            bids, asks = (np.nonzero(changed & side.any(axis=0))[0] for side in (rows > 0, rows < 0))
             found.append(
                 DepthChange(
                     time_ms,
-                    int(ids[row - 1]) + 1,
-                    int(ids[row]),
-                    _levels(prices, np.maximum(new, 0), bids),
-                    _levels(prices, np.minimum(new, 0), asks),
+                    int(ids[first_row]) + 1,
+                    int(ids[last_row]),
+                    _levels(prices, np.maximum(rows[-1], 0), bids[::-1]),
+                    _levels(prices, np.minimum(rows[-1], 0), asks),
                 )
             )
         return found
@@ -188,9 +189,10 @@ def _parts(drawn: Hashes, *sizes: int) -> list[Ints]:
 
 
 def _periods(lo_ms: int, hi_ms: int, period_ms: int) -> list[Ints]:
-    """Return the whole periods in `(lo_ms, hi_ms]`, in pieces of `ROWS`."""
+    """Return the whole periods in `(lo_ms, hi_ms]`, in pieces of a minute: some 1,300 books, 15 MB a matrix."""
     times = np.arange(lo_ms // period_ms + 1, hi_ms // period_ms + 1, dtype=np.int64) * period_ms
-    return [times[at : at + ROWS] for at in range(0, len(times), ROWS)]
+    piece = MINUTE_MS // period_ms
+    return [times[at : at + piece] for at in range(0, len(times), piece)]
 
 
 def _levels(prices: Ints, book: Ints, at: NDArray[np.intp]) -> Levels:

@@ -16,7 +16,7 @@ from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, HOUR_MS, MINUTE_MS
 from trading.market.trade import AggTrade
 from trading.stream.book_sync import BookSync
-from trading.stream.events import BookTicker, DepthDiff, MarkPrice, Trade, decode_depth_snapshot, decode_event
+from trading.stream.events import BookTicker, DepthDiff, MarkPrice, decode_depth_snapshot, decode_event
 
 SPOT = Instrument("sim", SYMBOL, "BTC", "USDT", 2, 5)
 USDM = Instrument("sim", SYMBOL, "BTC", "USDT", 2, 5, "usdm")
@@ -228,20 +228,21 @@ def test_mark_prices_come_each_second_or_each_third() -> None:
     assert isinstance(decoded, tuple) and isinstance(decoded[1], MarkPrice)
 
 
-def test_a_best_price_moves_before_the_trade_that_it_moves_for() -> None:
-    events = asyncio.run(streamed("", f"{NAME}@aggTrade", f"{NAME}@trade", f"{NAME}@bookTicker"))
-    best: BookTicker | None = None
-    seen = 0
-    for event in events:
-        decoded = decode_event(json.dumps(event), {SYMBOL: SPOT}, 0)
-        assert isinstance(decoded, tuple)
-        if isinstance(decoded[1], BookTicker):
-            best = decoded[1]
+def test_a_best_price_moves_before_the_trade_that_it_moves_for_and_holds_less_after_it() -> None:
+    events = asyncio.run(streamed("", f"{NAME}@aggTrade", f"{NAME}@bookTicker"))
+    decoded = [decode_event(json.dumps(event), {SYMBOL: SPOT}, 0) for event in events]
+    told = [one[1] for one in decoded if isinstance(one, tuple)]
+    trades = [place for place, one in enumerate(told) if isinstance(one, AggTrade)]
+    assert len(trades) > 10
+    for place in trades:
+        before, trade, after = told[place - 1 : place + 2]
+        assert isinstance(before, BookTicker) and isinstance(trade, AggTrade) and isinstance(after, BookTicker)
+        if trade.buyer_is_maker:
+            assert before.bid_price == after.bid_price == trade.price
+            assert before.bid_quantity - after.bid_quantity == trade.quantity
         else:
-            assert isinstance(decoded[1], Trade | AggTrade) and best
-            assert decoded[1].price == (best.bid_price if decoded[1].buyer_is_maker else best.ask_price)
-            seen += 1
-    assert seen > 30
+            assert before.ask_price == after.ask_price == trade.price
+            assert before.ask_quantity - after.ask_quantity == trade.quantity
 
 
 @pytest.mark.parametrize(
