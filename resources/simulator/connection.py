@@ -1,6 +1,7 @@
 """One websocket of the simulated exchange: its subscriptions, its limits, and the faults on the way to its client."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
@@ -70,7 +71,8 @@ class Connection:
 
     async def close(self) -> None:
         """Close it as the protocol has it."""
-        await self._socket.close()
+        if self._socket.prepared:
+            await self._socket.close()
 
     def cut(self) -> None:
         """End it without a word."""
@@ -86,19 +88,19 @@ class Connection:
 
     async def deliver(self, event: Event, number: int, plan: FaultPlan) -> None:
         """Send an event, with what the plan does to the frame of this number."""
-        try:
+        # A client that has gone is taken off the server's list.
+        with contextlib.suppress(ConnectionError, RuntimeError):
             if plan.spares_frames:
                 await self._send(event)
             elif event.stream not in plan.stalled:
                 await self._deliver(event, plan.of_frame(number), plan)
-        except (ConnectionError, RuntimeError):
-            return  # the client has gone; the server takes it off its list
 
     async def release(self) -> None:
         """Send a frame that waited for one after it."""
         held, self._held = self._held, None
         if held is not None:
-            await self._send(held)
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                await self._send(held)
 
     async def _deliver(self, event: Event, faults: set[str], plan: FaultPlan) -> None:
         if "half_open" in faults:

@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import os
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -369,3 +373,32 @@ def test_wss_and_https_are_trusted_by_who_trusts_the_ca_and_by_nobody_else() -> 
                     await session.get(url)
 
     asyncio.run(run())
+
+
+def test_the_program_serves_a_recording_of_frames_over_tls(tmp_path: Path) -> None:
+    ca, client, ready = trustme.CA(), ssl.create_default_context(), tmp_path / "ready.json"
+    issued, certificate, key = ca.issue_cert("127.0.0.1"), tmp_path / "certificate.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(certificate)
+    issued.private_key_pem.write_to_path(key)
+    ca.configure_trust(client)
+    (tmp_path / "wire").mkdir()
+    body = {"e": "trade", "E": START_MS, "s": SYMBOL, "t": 7, "p": "1.5", "q": "2", "T": START_MS, "m": True, "M": True}
+    frame = json.dumps({"stream": f"{NAME}@trade", "data": body}, separators=(",", ":"))
+    (tmp_path / "wire" / "one.jsonl").write_text(f"{START_MS * 10**6} {frame}\n")
+    command = [sys.executable, "-m", "resources.simulator", "--recording", str(tmp_path), "--port-file", str(ready)]
+    command += ["--start-ms", str(START_MS), "--end-ms", str(START_MS + 1), "--parent", str(os.getpid())]
+
+    async def first(port: int) -> str | bytes:
+        url = f"wss://127.0.0.1:{port}/stream?streams={NAME}@trade"
+        async with connect(url, ssl=client, close_timeout=1) as socket:
+            return await asyncio.wait_for(socket.recv(), 10)
+
+    with subprocess.Popen([*command, "--tls-certificate", str(certificate), "--tls-key", str(key)]) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while not ready.exists():
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.02)
+            assert asyncio.run(first(json.loads(ready.read_text())["port"])) == frame
+        finally:
+            process.terminate()
