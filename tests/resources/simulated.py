@@ -40,13 +40,15 @@ class Exchange(NamedTuple):
     async def received(self, path: str, until: int | None = None, **options: Any) -> list[str]:
         """Return the frames of a socket: so many, or all until the market has ended or the socket has."""
         frames: list[str] = []
+        ended = False
         async with connect(self.ws + path, close_timeout=1, **options) as socket:
             while until is None or len(frames) < until:
                 try:
                     frame = await asyncio.wait_for(socket.recv(), 0.2)
                 except TimeoutError:
-                    if self.server.finished:
+                    if ended:
                         break
+                    ended = self.server.finished  # its last frame may still be on the way
                     continue
                 except ConnectionClosed:
                     break
