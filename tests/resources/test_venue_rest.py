@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resources.binance import UnknownSymbol
@@ -51,6 +51,7 @@ def span(asked: Asked, lo: str = "startTime", hi: str = "endTime") -> tuple[int,
     return int(asked.parameters[lo]), int(asked.parameters[hi])
 
 
+@example(times=[0, 0, 1, 1], lo=0, length=2, page=3)
 @given(
     times=st.lists(st.integers(0, 30), max_size=40).map(sorted),
     lo=st.integers(0, 30),
