@@ -1,1 +1,1 @@
-"""Symbols, timeframes, trades and candles: what is traded and what happened to it."""
+"""Symbols, timeframes, trades, candles and derivatives: what is traded and what happened to it."""

@@ -1,1 +1,1 @@
-"""Streams of an exchange without a socket: frames, contiguity of trades, order books, and back-off."""
+"""Streams of exchanges without a socket: frames, contiguity and identity of trades, order books, and back-off."""
