@@ -54,7 +54,7 @@ class FuturesExchange:
         if not self._base_url:
             return Fetched(absent="no futures root is set; set TRADING_FUTURES_REST_URL")
         try:
-            return wait(_fetched(self._rest, symbol, lo_ms, hi_ms))
+            return wait(fetch_from(self._rest, symbol, lo_ms, hi_ms))
         except (NoFuturesRoot, UnknownSymbol) as error:
             return Fetched(absent=str(error))
 
@@ -64,7 +64,8 @@ class FuturesExchange:
             wait(self._rest.close())
 
 
-async def _fetched(rest: UsdmRest, symbol: str, lo_ms: int, hi_ms: int) -> Fetched:
+async def fetch_from(rest: UsdmRest, symbol: str, lo_ms: int, hi_ms: int) -> Fetched:
+    """Return what a futures root says of `[lo_ms, hi_ms)`; raises what its client raises."""
     now_ms = await rest.server_time()
     until_ms = min(hi_ms, now_ms + 1)
     fundings = await rest.fundings(symbol, lo_ms, until_ms)
