@@ -92,6 +92,8 @@ BAD_VARIABLES = [
     ("TRADING_EXCHANGE_REST_URL", "ws://localhost", "exchange_rest_url"),
     ("TRADING_EXCHANGE_REST_URL", "file:///etc/passwd", "exchange_rest_url"),
     ("TRADING_EXCHANGE_WS_URL", "https://localhost", "exchange_ws_url"),
+    ("TRADING_ARCHIVE_URL", "ftp://archive.example", "archive_url"),
+    ("TRADING_ARCHIVE_URL", "a\0b", "archive_url"),
     ("JOURNAL_DURABILITY", "", "journal_durability"),
     ("JOURNAL_DURABILITY", "none", "journal_durability"),
     ("JOURNAL_DURABILITY", "FSYNC", "journal_durability"),
