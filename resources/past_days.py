@@ -100,8 +100,12 @@ def take_from_archive(
     stored = market.read(TRADE, symbol, day_ms, until_ms)
     if len(published):
         first, last = published["agg_trade_id"][0], published["agg_trade_id"][-1]
-        named = market.read(TRADE, symbol, 0, FOREVER_MS, where=f"agg_trade_id BETWEEN {first} AND {last}")
-        stored = pl.concat([stored, named]).unique("agg_trade_id")
+        # An id of the file may be stored under another day; nothing but its key would tell.
+        elsewhere = (
+            f"agg_trade_id BETWEEN {first} AND {last} AND "
+            f"(time < to_timestamp({day_ms} / 1000.0) OR time >= to_timestamp({until_ms} / 1000.0))"
+        )
+        stored = pl.concat([stored, market.read(TRADE, symbol, 0, FOREVER_MS, where=elsewhere)])
     earlier = archive_versions(market, symbol, day)
     taken = earlier[-1].taken if earlier else ()
     ours = collected.filter(pl.col("time_ms").is_between(day_ms, until_ms, "left"))["agg_trade_id"].to_numpy()

@@ -20,7 +20,10 @@ from trading_assets.automation import chain
 from trading_assets.partitions import days, range_tags
 
 BLAMELESS: Final = frozenset(
-    {"StoreUnreachable", "DatabaseUnavailable", "CacheUnavailable", "IndexUnavailable", "ExchangeNotSet", "JournalHeld"}
+    {
+        *("StoreUnreachable", "DatabaseUnavailable", "CacheUnavailable", "IndexUnavailable"),
+        *("ExchangeNotSet", "ArchiveUnreachable", "JournalHeld"),
+    }
 )
 """Errors that no day is to blame for: a smaller range would meet them too."""
 

@@ -161,6 +161,15 @@ def test_where_they_differ_the_streams_trade_stays_and_the_id_is_named(world: Wo
     assert world.versions(1)[1].kept == ((45, 45),)
 
 
+def test_an_id_that_is_stored_under_another_day_stays_there_and_is_named(world: World) -> None:
+    world.collect(changed(30, time_ms=time_of(50))[30:31], time_of(50), time_of(50))
+    world.publish(1, TRADES)
+    world.store(2)
+    world.store(1)
+    assert world.versions(1)[0].kept == ((30, 30),)
+    assert world.stored().filter(pl.col("agg_trade_id") == 30)["time_ms"].to_list() == [time_of(50)]
+
+
 def test_a_file_issued_anew_is_a_new_version_whose_changes_are_counted(world: World) -> None:
     first = world.publish(1, TRADES.filter(pl.col("agg_trade_id") != 30))
     world.store(1)

@@ -135,7 +135,8 @@ def _proof(proven: list[tuple[int, int]], day_ms: int, trades: int) -> dict[str,
 def _sources(home: "Home", settings: "Settings") -> Iterator[None]:
     """Make sure that past days can come from somewhere: what is set, else a simulated home's own exchange."""
     if settings.exchange_rest_url or settings.archive_url:
-        home.create(home.kind if home.clock else "live", home.clock)
+        made = (home.path / "home.json").exists()
+        home.create(home.kind if made else "live", home.clock)
         yield
         return
     clock = home.clock
