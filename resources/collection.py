@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from resources.binance import BinanceRest
 from resources.book_feed import BookFeed
-from resources.collector import Collector
+from resources.collector import Collector, metrics
 from resources.home import Home
 from resources.journal import TradeJournal
 from resources.rocksdb import PATIENCE_S
@@ -85,7 +85,8 @@ class Collection:
                 collector = Collector(journal, rest, ws_url, instruments, wanted, retention_days=days)
                 collector.beside(BookFeed(journal, rest, ws_url, instruments))
                 self._collector = collector
-                await collector.run()
+                with metrics(self._settings.metrics_port, collector):
+                    await collector.run()
         finally:
             await rest.close()
 

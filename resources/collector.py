@@ -12,11 +12,10 @@ import logging
 import os
 import random
 import signal
-import statistics
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +28,7 @@ from resources.book_feed import BookFeed
 from resources.journal import TradeJournal
 from resources.retention import verified
 from resources.rocksdb import PATIENCE_S, JournalDamaged, control_socket
+from resources.watch import Watch, log_to_stderr, serve_metrics
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS
@@ -40,7 +40,9 @@ LOOK_S: Final = 1.0
 """How often a collector that is to end asks for the exchange's clock, and an idle one lets the journal sync."""
 
 TIDY_S: Final = 60.0
-WAITS_KEPT: Final = 1_000
+TRADE_BYTES: Final = 136
+"""What a waiting trade takes: a struct with seven integers."""
+
 SOCKET: Final = {"max_size": 2**20, "ping_interval": 3, "ping_timeout": 3, "close_timeout": 1, "open_timeout": 10}
 
 _log = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ class Collector:
         self._failure: BaseException | None = None
         self._awake, self._stopping = asyncio.Event(), False
         self._heard_s = self._stored_s = self._looked_s = self._tidied_s = time.monotonic()
-        self._waits_ms: deque[int] = deque(maxlen=WAITS_KEPT)
+        self._watch = Watch(instruments)
         self.statistics: Counter[str] = Counter()
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -124,15 +126,16 @@ class Collector:
 
     def flush(self) -> None:
         """Store what is pending and acknowledge it."""
-        pending = self._core.take_pending()
+        pending, began_s = self._core.take_pending(), time.monotonic()
         self.statistics["new_batches"] += self._journal.append(pending.trades, pending.ledgers, pending.fills)
         self._stored_s = time.monotonic()
         for name, trades in pending.trades.items():
             self.statistics["trades"] += len(trades)
             if self._ack is not None:
                 self._ack(name, max(trade.agg_trade_id for trade in trades))
-        for fills in pending.fills.values():
-            self._waits_ms += [fill.waited_ms for fill in fills if fill.hole]
+        newest = {name: (len(trades), trades[-1].time_ms) for name, trades in pending.trades.items()}
+        waits = [fill.waited_ms for fills in pending.fills.values() for fill in fills if fill.hole]
+        self._watch.stored(newest, self._stored_s - began_s, waits)
 
     def status(self) -> dict[str, Any]:
         """Return statistics and each symbol's last id, open holes, and ids that the exchange does not have."""
@@ -152,13 +155,13 @@ class Collector:
             for hole in stream.ledger.holes()
             if hole not in stream.ledger.open_holes()
         ]
-        waits = {"p50": statistics.median(self._waits_ms), "max": max(self._waits_ms)} if self._waits_ms else None
         return {
             **self.statistics,
             **self._core.statistics,
             "holes": sum(stream.holes for stream in streams.values()),
             "repaired": sum(stream.repaired for stream in streams.values()),
-            "hole_repair_ms": waits,
+            "pending_bytes": TRADE_BYTES * self._core.pending,
+            **self._watch.status(),
             "bad_frames": dict(self._core.bad_frames),
             "quiet_s": round(time.monotonic() - self._heard_s, 1),
             "symbols": symbols,
@@ -329,10 +332,22 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
                 collector.beside(BookFeed(journal, rest, options.ws, instruments))
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, collector.stop)
-            await collector.run()
+            with metrics(options.metrics_port, collector):
+                await collector.run()
             return collector.status()
     finally:
         await rest.close()
+
+
+@contextlib.contextmanager
+def metrics(port: int, collector: Collector) -> Iterator[None]:
+    """Serve the collector's figures on a port of loopback; on none where it is 0."""
+    end = serve_metrics(port, collector.status) if port else None
+    try:
+        yield
+    finally:
+        if end is not None:
+            end()
 
 
 def _each(values: list[int], names: list[str]) -> list[int]:
@@ -360,9 +375,12 @@ def main() -> int:
     parser.add_argument("--ack-fd", type=int)
     parser.add_argument("--books", action="store_true", help="keep order books too")
     parser.add_argument("--again", action="store_true", help="ask also for ids that the exchange once did not have")
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    parser.add_argument("--log", choices=["text", "json"], default="text")
+    parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics on loopback; 0: do not")
+    options = parser.parse_args()
+    log_to_stderr(options.log)
     try:
-        print(json.dumps(asyncio.run(collect(parser.parse_args()))), flush=True)
+        print(json.dumps(asyncio.run(collect(options))), flush=True)
     except TradingError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

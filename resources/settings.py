@@ -125,6 +125,14 @@ SETTINGS: Final = (
     ),
     Setting("ui", "port", "TRADING_PORT", 3000, _whole(1, 65535), "Port of the Dagster UI on loopback"),
     Setting(
+        "ui",
+        "metrics_port",
+        "TRADING_METRICS_PORT",
+        0,
+        _whole(0, 65535),
+        "Prometheus metrics of the collector; 0: none",
+    ),
+    Setting(
         "journal", "journal_durability", "JOURNAL_DURABILITY", "second", _SYNC, "The journal's sync: second or fsync"
     ),
     Setting(
@@ -157,6 +165,7 @@ class Settings:
     exchange_ws_url: str
     archive_url: str
     port: int
+    metrics_port: int
     journal_durability: str
     journal_retention_days: int
     lmdb_path: Path | None

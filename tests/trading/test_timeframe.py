@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trading.market.timeframe import DAY_MS, HOUR_MS, Timeframe
-from trading_assets.cli.main import BadMoment, moment_ms
+from trading_assets.cli.options import BadMoment, moment_ms
 
 NEW_YORK = ZoneInfo("America/New_York")
 
