@@ -5,6 +5,7 @@ Floats appear at the edge, by one correctly rounded division.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -82,7 +83,9 @@ def exact_quotient(units: pl.Series, decimals: int) -> pl.Series:
     return pl.Series(units.name, np.true_divide(units.to_numpy(), float(10**decimals)))
 
 
+@lru_cache(2**14)
 def _scaled(text: str, decimals: int, name: str) -> int:
+    # A market trades at few prices at a time, and often in round lots: most numbers have just been read.
     if not _DECIMAL.fullmatch(text):
         raise InexactNumber(f"{name}: {text[:40]!r} is not a plain decimal number")
     whole, _, fraction = text.partition(".")
