@@ -74,16 +74,24 @@ def project(journal: TradeJournal, market: MarketStore, symbol: str) -> None:
 
 
 def gaps(market: MarketStore, symbols: list[str]) -> list[dict[str, Any]]:
-    """Return what is or was missing, oldest first: `repairing`, `absent`, `explained`, or `repaired` over REST."""
+    """Return what is or was missing, oldest first: `repairing`, `absent`, `explained` or `repaired`.
+
+    What the collector still misses is repaired too once all of it is in the database, from the archive or a backfill;
+    `missing` counts the ids that are not.
+    """
     query = """
         SELECT s.name AS symbol, r.first_id, r.last_id, r.last_id - r.first_id + 1 AS ids, r.from_time, r.until_time,
-               CASE WHEN n.note IS NOT NULL AND r.origin = 'nowhere' THEN 'explained'
-                    WHEN r.origin = 'nowhere' THEN r.state ELSE 'repaired' END AS state,
+               CASE WHEN r.origin = 'nowhere' THEN r.last_id - r.first_id + 1 - h.held ELSE 0 END AS missing,
+               CASE WHEN r.origin <> 'nowhere' OR h.held = r.last_id - r.first_id + 1 THEN 'repaired'
+                    WHEN n.note IS NOT NULL THEN 'explained' ELSE r.state END AS state,
                n.note
         FROM md.trade_range r JOIN md.symbol s USING (symbol_id)
         LEFT JOIN LATERAL (
             SELECT string_agg(note, '; ' ORDER BY noted_at) AS note FROM md.gap_note n
             WHERE n.symbol_id = r.symbol_id AND n.first_id <= r.first_id AND n.last_id >= r.last_id) n ON true
+        LEFT JOIN LATERAL (
+            SELECT count(*) AS held FROM md.trade t WHERE r.origin = 'nowhere'
+            AND t.symbol_id = r.symbol_id AND t.agg_trade_id BETWEEN r.first_id AND r.last_id) h ON true
         WHERE s.venue = $1 AND s.name = ANY($2) AND r.origin <> 'websocket' ORDER BY s.name, r.first_id
     """
     return [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from resources.stores import Exchange
-    from resources.timescale.store import MarketStore
+    from resources.timescale.store import MarketStore, Written
     from trading.market.instrument import Instrument
 
 CANDLE_COLUMNS = {
@@ -54,8 +54,7 @@ def candles_1m(context: dg.AssetExecutionContext, market: MarketDatabase, exchan
     from resources.timescale.tables import CANDLE
 
     window = symbol_window(context)
-    bars = minute_bars(market.store, exchange.client, window)
-    written = market.store.write(CANDLE, window.symbol, bars, window.lo_ms, window.hi_ms, Timeframe.M1)
+    bars, written = store_minutes(market.store, exchange.client, window)
     record_days(
         context,
         market.store,
@@ -94,6 +93,18 @@ def rolled_candles(timeframe: Timeframe, finer: list[dg.AssetsDefinition]) -> dg
         )
 
     return candles
+
+
+def store_minutes(market: "MarketStore", exchange: "Exchange", window: SymbolWindow) -> "tuple[pl.DataFrame, Written]":
+    """Store the closed one-minute bars of a window; return them and the rows that changed."""
+    from resources.timescale.tables import CANDLE
+    from trading.market.candle import empty_bars
+
+    bars = minute_bars(market, exchange, window)
+    written = market.write(CANDLE, window.symbol, bars, window.lo_ms, window.hi_ms, Timeframe.M1)
+    # A kline that was fetched before ids proved its minute empty; a rebuild from nothing would not have it.
+    empty = empty_bars(bars, window.lo_ms, window.hi_ms, market.proven(window.symbol), Timeframe.M1)
+    return bars, written + market.drop(CANDLE, window.symbol, empty, Timeframe.M1)
 
 
 def minute_bars(market: "MarketStore", exchange: "Exchange", window: SymbolWindow) -> "pl.DataFrame":

@@ -8,7 +8,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from importlib import resources as package_files
 from typing import Any, TypeVar
 
@@ -182,6 +182,14 @@ class MarketStore:
         scope = self._scope(table, symbol, timeframe)
         csv = encode(table, frame.select(list(table.schema)), scope)
         return wait(self._write(table, scope, csv, (lo_ms, hi_ms), exact))
+
+    def drop(self, table: Table, symbol: str, times_ms: Sequence[int], timeframe: Timeframe | None = None) -> Written:
+        """Delete the rows at some moments, where there are any."""
+        scope = self._scope(table, symbol, timeframe)
+        condition = " AND ".join(f"{name} = {_literal(value)}" for name, value in zip(table.scope, scope, strict=True))
+        moments = [datetime.fromtimestamp(at_ms / 1000, UTC) for at_ms in times_ms]
+        statement = f"DELETE FROM md.{table.name} WHERE {condition} AND {table.time_column} = ANY($1)"  # noqa: S608
+        return Written(deleted=int(self.execute(statement, moments).rsplit(" ", 1)[1]) if moments else 0)
 
     async def _write(
         self, table: Table, scope: tuple[Any, ...], csv: bytes, window: tuple[int, int], exact: bool

@@ -8,9 +8,10 @@ import pytest
 from resources.gap_ledger import NoSuchGap, explain, gaps, project
 from resources.journal import TradeJournal
 from resources.timescale.store import MarketStore
+from resources.timescale.tables import TRADE
 from trading.market.instrument import Instrument
 from trading.market.timeframe import HOUR_MS
-from trading.market.trade import AggTrade
+from trading.market.trade import AggTrade, trades_frame
 from trading.stream.contiguity import IdRange
 from trading.stream.repair import Fill
 
@@ -68,6 +69,12 @@ def test_every_state_is_told_apart_and_a_note_explains(market: MarketStore, symb
         ]
         with pytest.raises(NoSuchGap):
             explain(market, symbol, 12, 19, "nothing is missing here")
+
+        late = [AggTrade(n, 100, 1, n, n, at(n), False) for n in range(20, 25)]
+        market.write(TRADE, symbol, trades_frame(late[:4]), at(20), at(25))
+        assert [(row["state"], row["missing"]) for row in gaps(market, [symbol])][2] == ("repairing", 1)
+        market.write(TRADE, symbol, trades_frame(late), at(20), at(25))
+        assert [(row["state"], row["missing"]) for row in gaps(market, [symbol])][2] == ("repaired", 0)
 
         filled = [LEDGER[0], IdRange(12, 30, at(12), at(31), absent_before=True)]
         journal.append({}, {symbol: filled}, {symbol: [Fill(20, 24, at(20), at(24), hole=True, waited_ms=900)]})

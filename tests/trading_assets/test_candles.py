@@ -16,7 +16,7 @@ from resources.timescale.tables import CANDLE, TRADE
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, MINUTE_MS, ROLLED_UP, Timeframe
 from trading.stream.contiguity import IdRange
-from trading_assets.candles import longer_bars, minute_bars
+from trading_assets.candles import longer_bars, minute_bars, store_minutes
 from trading_assets.cli.demo import traded
 from trading_assets.cli.status import missing, trade_gaps
 from trading_assets.partitions import SymbolWindow
@@ -81,6 +81,20 @@ def test_a_range_of_days_gets_the_bars_that_each_day_alone_gets_and_loses_no_kli
             assert len(bars) == len(bars.filter("complete")) == 3 * DAY_MS // timeframe.ms
     made = kept[Timeframe.M3].filter(pl.col("open_time") > FIRST_TRADE, pl.col("open_time") < TRADES[-1][3] - 180_000)
     assert set(made["volume"]) == {18.0}, "where there are trades, bars are made from them"
+
+
+@pytest.mark.parametrize("played", [Timeframe.M1], indirect=True)
+def test_a_kline_of_a_minute_that_ids_later_prove_empty_goes(played: Exchange, market: MarketStore) -> None:
+    day = SymbolWindow("ADAETH", LAST_DAY, LAST_DAY + DAY_MS)
+    market.set_trade_coverage("ADAETH", LAST_DAY, [])
+    store_minutes(market, played, day)
+    quiet = FIRST_TRADE - 10 * MINUTE_MS
+    market.set_trade_coverage("ADAETH", LAST_DAY, [IdRange(TRADES[0][0], TRADES[-1][0], quiet, TRADES[-1][3])])
+    bars, written = store_minutes(market, played, day)
+    assert written.deleted == 9
+    held = market.read(CANDLE, "ADAETH", LAST_DAY, LAST_DAY + DAY_MS, Timeframe.M1)
+    assert held.equals(bars), "the same as from nothing"
+    assert store_minutes(market, played, day)[1].changed == 0
 
 
 def test_trades_prove_nothing_that_klines_show_to_lie_outside_their_recording(tmp_path: Path) -> None:

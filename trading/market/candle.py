@@ -169,6 +169,16 @@ def unproven(lo_ms: int, hi_ms: int, proven: Sequence[tuple[int, int]], timefram
     return ranges
 
 
+def empty_bars(
+    bars: pl.DataFrame, lo_ms: int, hi_ms: int, proven: Sequence[tuple[int, int]], timeframe: Timeframe
+) -> list[int]:
+    """Return the open times in `[lo_ms, hi_ms)` of buckets that are proven to have had no trade, and so have no bar."""
+    opens = np.arange(lo_ms, hi_ms, timeframe.ms)
+    for lo, hi in unproven(lo_ms, hi_ms, proven, timeframe):
+        opens = opens[(opens < lo) | (opens >= hi)]
+    return np.setdiff1d(opens, bars["open_time"].to_numpy()).tolist()
+
+
 def roll_up(
     candles: pl.DataFrame,
     source: Timeframe,

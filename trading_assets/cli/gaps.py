@@ -59,7 +59,9 @@ def gaps(stores: "Stores", symbols: Sequence[str]) -> dict[str, Any]:
     rows = gap_ledger.gaps(stores.market, list(symbols))
     totals = {state: 0 for state in ("repairing", "absent", "explained", "repaired")}
     for row in rows:
-        totals[row["state"]] += row["ids"]
+        totals["repaired"] += row["ids"] - row["missing"]
+        if row["missing"]:
+            totals[row["state"]] += row["missing"]
     return {"gaps": rows, "ids": totals, "set_aside": dict(aside)}
 
 
@@ -172,7 +174,7 @@ def print_gaps(answer: dict[str, Any]) -> None:
     open_ids, absent = answer["ids"]["repairing"], answer["ids"]["absent"]
     console.print(
         f"{open_ids} ids are being repaired, {absent} are absent at the exchange, {answer['ids']['explained']} explained, "
-        f"{answer['ids']['repaired']} came over REST."
+        f"{answer['ids']['repaired']} came otherwise than by the stream."
     )
     for reason, count in answer["set_aside"].items():
         console.print(f"{count} frames or batches were set aside: {reason}")
