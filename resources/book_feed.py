@@ -48,6 +48,7 @@ class BookFeed:
         rest: The exchange's REST interface, for snapshots.
         ws_url: Root of the exchange's streams.
         instruments: Whose books, by name.
+        every_ms: How often the exchange sums changes into a diff: 100 or 1000.
         seed: Of the jitter between connections.
     """
 
@@ -57,10 +58,11 @@ class BookFeed:
         rest: BinanceRest,
         ws_url: str,
         instruments: Mapping[str, Instrument],
+        every_ms: int = 100,
         seed: int = 0,
     ) -> None:
         self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
-        streams = "/".join(f"{name.lower()}@depth@100ms" for name in instruments)
+        streams = "/".join(f"{name.lower()}@depth@{every_ms}ms" for name in instruments)
         self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
         self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
         self._recorders = {name: BookRecorder() for name in instruments}
@@ -69,11 +71,17 @@ class BookFeed:
         self.statistics: Counter[str] = Counter()
 
     async def run(self) -> None:
-        """Keep the books until cancelled.
+        """Keep the books until cancelled; what was recorded by then is stored.
 
         Raises:
             TradingError: The journal cannot be written.
         """
+        try:
+            await self._keep_connected()
+        finally:
+            self._store()
+
+    async def _keep_connected(self) -> None:
         while True:
             opened_s = time.monotonic()
             try:

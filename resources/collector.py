@@ -329,7 +329,7 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
             if options.again:
                 collector.ask_again()
             if options.books:
-                collector.beside(BookFeed(journal, rest, options.ws, instruments))
+                collector.beside(BookFeed(journal, rest, options.ws, instruments, options.books))
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, collector.stop)
             with metrics(options.metrics_port, collector):
@@ -373,7 +373,9 @@ def main() -> int:
     parser.add_argument("--since-ms", type=int, nargs="+", help="one for each symbol, or for all")
     parser.add_argument("--until-ms", type=int, nargs="+", default=[FOREVER_MS], help="one for each symbol, or for all")
     parser.add_argument("--ack-fd", type=int)
-    parser.add_argument("--books", action="store_true", help="keep order books too")
+    parser.add_argument(
+        "--books", type=int, choices=[0, 100, 1000], default=0, help="keep books, of diffs of so many ms"
+    )
     parser.add_argument("--again", action="store_true", help="ask also for ids that the exchange once did not have")
     parser.add_argument("--log", choices=["text", "json"], default="text")
     parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics on loopback; 0: do not")

@@ -298,7 +298,9 @@ def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url
     command += ["--rest", rest_url, "--ws", rest_url.replace("http", "ws", 1), "--symbols", ",".join(plan.symbols)]
     since, until = zip(*(plan.live_ms[symbol] for symbol in plan.symbols), strict=True)
     command += ["--since-ms", *map(str, since), "--until-ms", *map(str, until), "--venue", stores.venue]
-    command += ["--durability", stores.settings.journal_durability]
+    # A recording has the stream that was recorded; the simulated market has both, and the slower one costs less.
+    books = "100" if stores.home.clock["source"] == "recording" else "1000"
+    command += ["--durability", stores.settings.journal_durability, "--books", books]
     log = stores.home.logs_dir / "collector.log"
     with log.open("ab") as errors:
         began = errors.tell()

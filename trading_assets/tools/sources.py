@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resources.stores import Stores
     from trading.stream.book_recorder import BookRecord
 
+FOREVER_MS: Final = 10**13 // HOUR_MS * HOUR_MS
 TRADES: Final = "aggregate trades"
 BOOKS: Final = "order books at the end of each second"
 
@@ -78,8 +79,8 @@ def _newest_ms(stores: "Stores", journal: "TradeJournal | None", symbol: str) ->
 
     known: list[int] = []
     if journal is not None:
-        known += [held.proven_until_ms for held in journal.ledger(symbol)[-1:]]
-        book = journal.book_before(symbol, 10**13 - 1)
+        known += [time_ms + 1 for _, time_ms in journal.beside(symbol, FOREVER_MS, FOREVER_MS)]
+        book = journal.book_before(symbol, FOREVER_MS)
         known += [] if book is None else [book.second_ms + SECOND_MS]
     span = None if known else stores.market.span(TRADE, symbol)
     known += [] if span is None else [span[1] + 1]
