@@ -14,50 +14,45 @@ files `resources.rocksdb`'s.
 | `books` | `books:{symbol}:{second_ms}` | the best levels of a book at the end of a second |
 """
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from resources.journal_entries import (
+    FOREVER_MS,
+    Entry,
+    Table,
+    aside,
+    columns_of,
+    framed,
+    key_of,
+    naming_damage,
+    pieces,
+    span_of,
+    start_ms,
+    starts,
+    table_of,
+    unframed,
+)
 from resources.rocksdb import Changes, Database, Durability, JournalDamaged, family
 from trading.market.timeframe import DAY_MS, HOUR_MS, SECOND_MS
 from trading.market.trade import TRADE_SCHEMA, AggTrade
-from trading.stream.batch import BatchDamaged, Columns, decode, decode_columns, encode, encode_columns
+from trading.stream.batch import Columns, decode, decode_columns, encode, encode_columns
 from trading.stream.book_recorder import BookRecord, Content, content, record_of
 from trading.stream.contiguity import IdRange, missing_ids, trimmed
 from trading.stream.repair import Fill
 
 FORMAT: Final = "trade journal 2"
-VERSION: Final = 2
-"""Of the frame around ledgers."""
-
 SETTLED_MS: Final = DAY_MS
 """An hour that nobody proves complete is sealed when it is that old; what is missing then rarely comes."""
 
-FOREVER_MS: Final = 10**13 - 1
-PIECE_BYTES: Final = 2**20
-"""How much is decoded at once where only the ids are wanted."""
-
 ID, TIME, MAKER = (list(TRADE_SCHEMA).index(name) for name in ("agg_trade_id", "time_ms", "buyer_is_maker"))
-
-Table = NDArray[np.int64]
-"""The columns of `TRADE_SCHEMA` as rows."""
-
-Entry = tuple[bytes, bytes]
-
-
-class _Frame(msgspec.Struct, array_like=True):
-    version: int
-    crc: int
-    payload: bytes
 
 
 class _Retired(msgspec.Struct, array_like=True):
@@ -65,9 +60,6 @@ class _Retired(msgspec.Struct, array_like=True):
 
     first_id: int = 0
     since_ms: int = 0
-
-
-_FRAMES: Final = msgspec.msgpack.Decoder(_Frame)
 
 
 def _families() -> dict[str, Any]:
@@ -146,12 +138,12 @@ class TradeJournal:
         self._db.require_room()
         changes, created = self._db.changes(), 0
         for symbol, arrived in trades.items():
-            created += self._put_seconds(changes, symbol, _table(arrived))
+            created += self._put_seconds(changes, symbol, table_of(arrived))
         for symbol, ranges in ledgers.items():
-            _put_framed(changes, b"ledger:" + symbol.encode(), list(ranges))
+            _put(changes, "ledger", b"ledger:" + symbol.encode(), list(ranges))
         for symbol, filled in (fills or {}).items():
             for fill in filled:
-                _put_framed(changes, f"fill:{symbol}:{fill.first_id:020d}".encode(), fill)
+                _put(changes, "ledger", f"fill:{symbol}:{fill.first_id:020d}".encode(), fill)
         self._db.commit(changes)
         return created
 
@@ -161,14 +153,14 @@ class TradeJournal:
         changes = self._db.changes()
         for symbol, arrived in records.items():
             for record in arrived:
-                _put_framed(changes, _key("books", symbol, record.second_ms), content(record), family="books")
+                _put(changes, "books", key_of("books", symbol, record.second_ms), content(record))
         self._db.commit(changes)
 
     def quarantine(self, time_ms: int, reason: str, content: bytes) -> None:
         """Keep a bad frame or batch as it came; `time_ms` orders it."""
         self._db.require_room()
         changes = self._db.changes()
-        _put_aside(changes, time_ms, reason, content)
+        changes.put("quarantine", *aside(time_ms, reason, content))
         self._db.commit(changes)
 
     def quarantined(self) -> list[tuple[int, str, bytes]]:
@@ -183,11 +175,11 @@ class TradeJournal:
         self._db.require_room()
         changes, count = self._db.changes(), 0
         for name in _TRADES:
-            for key, value in self._db.scan(name, *_span(name, symbol, 0, FOREVER_MS)):
+            for key, value in self._db.scan(name, *span_of(name, symbol, 0, FOREVER_MS)):
                 try:
-                    _columns([(key, value)])
+                    columns_of([(key, value)])
                 except JournalDamaged as error:
-                    _put_aside(changes, _start_ms(key), error.message, value)
+                    changes.put("quarantine", *aside(start_ms(key), error.message, value))
                     changes.delete(name, key)
                     count += 1
         self._db.commit(changes)
@@ -199,7 +191,7 @@ class TradeJournal:
         A trade that comes later for this hour gets a batch of its second, which reading and the next sealing merge.
         """
         _require_hour(hour_ms)
-        batches, hours = _span("trades", symbol, hour_ms, hour_ms + HOUR_MS), _key("sealed", symbol, hour_ms)
+        batches, hours = span_of("trades", symbol, hour_ms, hour_ms + HOUR_MS), key_of("sealed", symbol, hour_ms)
         hot, sealed = list(self._db.scan("trades", *batches)), self._db.get("sealed", hours)
         if not hot:
             return 0
@@ -224,8 +216,8 @@ class TradeJournal:
         now = _Retired(max(known.first_id, last[0] + 1), max(known.since_ms, edge_ms))
         changes = self._db.changes()
         for name in (*_TRADES, "books"):
-            changes.delete_range(name, *_span(name, symbol, 0, edge_ms))
-        _put_framed(changes, b"retired:" + symbol.encode(), now)
+            changes.delete_range(name, *span_of(name, symbol, 0, edge_ms))
+        _put(changes, "ledger", b"retired:" + symbol.encode(), now)
         self._db.commit(changes)
 
     def maintain(self, symbol: str, now_ms: int, retention_ms: int, verified_until_ms: int) -> int:
@@ -252,7 +244,7 @@ class TradeJournal:
     def delete_batch(self, symbol: str, second_ms: int) -> None:
         """Delete one second's batch; the ledger goes on claiming its ids, so that the loss is found and repaired."""
         changes = self._db.changes()
-        changes.delete("trades", _key("trades", symbol, second_ms))
+        changes.delete("trades", key_of("trades", symbol, second_ms))
         self._db.commit(changes)
 
     def delete_hour(self, symbol: str, hour_ms: int) -> None:
@@ -260,24 +252,23 @@ class TradeJournal:
         _require_hour(hour_ms)
         changes = self._db.changes()
         for name in ("trades", "sealed"):
-            changes.delete_range(name, *_span(name, symbol, hour_ms, hour_ms + HOUR_MS))
+            changes.delete_range(name, *span_of(name, symbol, hour_ms, hour_ms + HOUR_MS))
         self._db.commit(changes)
 
     def _put_seconds(self, changes: Changes, symbol: str, table: Table) -> int:
         """Merge trades into the batches of their seconds, and return how many of these are new."""
-        starts = np.unique(table[TIME] // SECOND_MS * SECOND_MS)
-        keys = [_key("trades", symbol, int(start)) for start in starts]
+        seconds_ms = np.unique(table[TIME] // SECOND_MS * SECOND_MS)
+        keys = [key_of("trades", symbol, int(start)) for start in seconds_ms]
         stored = [(key, value) for key in keys if (value := self._db.get("trades", key)) is not None]
         if stored:
-            table = np.hstack([np.vstack(_columns(stored)), table])
+            table = np.hstack([np.vstack(columns_of(stored)), table])
         seconds = table[TIME] // SECOND_MS
         order = np.lexsort((table[ID], seconds))
         table, seconds = table[:, order], seconds[order]
         first = np.diff(seconds, prepend=-1).astype(bool) | np.diff(table[ID], prepend=-1).astype(bool)
         table, seconds = table[:, first], seconds[first]
-        edges = np.append(np.searchsorted(seconds, starts // SECOND_MS), table.shape[1])
-        columns = (*table[:MAKER], table[MAKER].astype(bool))
-        for key, value in zip(keys, encode_columns(columns, edges, starts), strict=True):
+        edges = np.append(np.searchsorted(seconds, seconds_ms // SECOND_MS), table.shape[1])
+        for key, value in zip(keys, encode_columns(_columns(table), edges, seconds_ms), strict=True):
             changes.put("trades", key, value)
         return len(keys) - len(stored)
 
@@ -297,7 +288,7 @@ class TradeJournal:
     def fills(self, symbol: str) -> list[Fill]:
         """Return which ids came over REST, in order."""
         span = f"fill:{symbol}:".encode(), f"fill:{symbol};".encode()
-        return [_unframed(key, value, Fill) for key, value in self._db.scan("ledger", *span)]
+        return [unframed(key, value, Fill) for key, value in self._db.scan("ledger", *span)]
 
     def trades(self, symbol: str, lo_ms: int, hi_ms: int) -> pl.DataFrame:
         """Return the trades with time in `[lo_ms, hi_ms)` as `TRADE_SCHEMA`, ordered by id."""
@@ -306,7 +297,7 @@ class TradeJournal:
 
     def beside(self, symbol: str, lo_ms: int, hi_ms: int) -> list[tuple[int, int]]:
         """Return id and time of the last trade before `[lo_ms, hi_ms)` and of the first after it; both whole hours."""
-        entries = [next(self._db.scan(name, *_span(name, symbol, hi_ms, FOREVER_MS)), None) for name in _TRADES]
+        entries = [next(self._db.scan(name, *span_of(name, symbol, hi_ms, FOREVER_MS)), None) for name in _TRADES]
         after = self._frame([entry for entry in entries if entry is not None])
         found = [
             self._last_before(symbol, lo_ms),
@@ -316,47 +307,47 @@ class TradeJournal:
 
     def books(self, symbol: str, lo_ms: int, hi_ms: int) -> list[BookRecord]:
         """Return the order books of the seconds that begin in `[lo_ms, hi_ms)`, in order."""
-        return [_book(key, value) for key, value in self._db.scan("books", *_span("books", symbol, lo_ms, hi_ms))]
+        return [_book(key, value) for key, value in self._db.scan("books", *span_of("books", symbol, lo_ms, hi_ms))]
 
     def book_before(self, symbol: str, end_ms: int) -> BookRecord | None:
         """Return the order book of the last second that began before a moment."""
-        found = next(self._db.scan("books", *_span("books", symbol, 0, end_ms), backwards=True), None)
+        found = next(self._db.scan("books", *span_of("books", symbol, 0, end_ms), backwards=True), None)
         return None if found is None else _book(*found)
 
     def seconds(self, symbol: str) -> list[int]:
         """Return the seconds (ms) that have a batch of their own; those of sealed hours have none."""
-        return [_start_ms(key) for key, _ in self._db.scan("trades", *_span("trades", symbol, 0, FOREVER_MS))]
+        return [start_ms(key) for key, _ in self._db.scan("trades", *span_of("trades", symbol, 0, FOREVER_MS))]
 
     def verify(self, symbol: str) -> list[tuple[int, int]]:
         """Return the ids that the ledger claims and no batch holds, as (first, last)."""
-        ids = [_columns(piece)[ID] for piece in _pieces(self._entries(symbol, 0, FOREVER_MS))]
+        ids = [columns_of(piece)[ID] for piece in pieces(self._entries(symbol, 0, FOREVER_MS))]
         return missing_ids(self.ledger(symbol), np.unique(np.concatenate(ids)) if ids else [])
 
     def _unsealed_hours(self, symbol: str) -> Iterator[int]:
         """Yield the hours in which seconds have batches of their own, by one seek an hour."""
         hour_ms = 0
-        while first := next(self._db.scan("trades", *_span("trades", symbol, hour_ms, FOREVER_MS)), None):
-            hour_ms = _start_ms(first[0]) // HOUR_MS * HOUR_MS
+        while first := next(self._db.scan("trades", *span_of("trades", symbol, hour_ms, FOREVER_MS)), None):
+            hour_ms = start_ms(first[0]) // HOUR_MS * HOUR_MS
             yield hour_ms
             hour_ms += HOUR_MS
 
     def _last_before(self, symbol: str, edge_ms: int) -> tuple[int, int] | None:
         """Return id and time of the last trade before a whole hour."""
         entries = [
-            next(self._db.scan(name, *_span(name, symbol, 0, edge_ms), backwards=True), None) for name in _TRADES
+            next(self._db.scan(name, *span_of(name, symbol, 0, edge_ms), backwards=True), None) for name in _TRADES
         ]
         before = self._frame([entry for entry in entries if entry is not None])
         return (before["agg_trade_id"][-1], before["time_ms"][-1]) if len(before) else None
 
     def _entries(self, symbol: str, lo_ms: int, hi_ms: int) -> Iterator[Entry]:
         """Yield what may hold trades of `[lo_ms, hi_ms)`; sealed hours first, as their trades came first."""
-        yield from self._db.scan("sealed", *_span("sealed", symbol, lo_ms // HOUR_MS * HOUR_MS, hi_ms))
-        yield from self._db.scan("trades", *_span("trades", symbol, lo_ms // SECOND_MS * SECOND_MS, hi_ms))
+        yield from self._db.scan("sealed", *span_of("sealed", symbol, lo_ms // HOUR_MS * HOUR_MS, hi_ms))
+        yield from self._db.scan("trades", *span_of("trades", symbol, lo_ms // SECOND_MS * SECOND_MS, hi_ms))
 
     def _frame(self, entries: Sequence[Entry]) -> pl.DataFrame:
         """Return the trades of entries by id; of two with one id, the first."""
-        with _named(entries):
-            trades = decode([value for _, value in entries], _starts(entries))
+        with naming_damage(entries):
+            trades = decode([value for _, value in entries], starts(entries))
         if (np.diff(trades["agg_trade_id"].to_numpy()) > 0).all():
             return trades
         return trades.unique("agg_trade_id", keep="first", maintain_order=True).sort("agg_trade_id")
@@ -366,7 +357,7 @@ class TradeJournal:
 
     def _framed(self, key: bytes, kind: Any) -> Any:
         value = self._db.get("ledger", key)
-        return None if value is None else _unframed(key, value, kind)
+        return None if value is None else unframed(key, value, kind)
 
 
 _TRADES: Final = ("sealed", "trades")
@@ -375,88 +366,20 @@ _TRADES: Final = ("sealed", "trades")
 @cache
 def _compile() -> None:
     """Have the codec compiled before anything waits for it: the first time after an installation it takes seconds."""
-    start, trade = np.array([0]), _table([AggTrade(0, 0, 0, 0, 0, 0, buyer_is_maker=False)])
-    decode_columns(encode_columns((*trade[:MAKER], trade[MAKER].astype(bool)), np.array([0, 1]), start), start)
+    start, trade = np.array([0]), table_of([AggTrade(0, 0, 0, 0, 0, 0, buyer_is_maker=False)])
+    decode_columns(encode_columns(_columns(trade), np.array([0, 1]), start), start)
 
 
-def _table(trades: Iterable[AggTrade]) -> Table:
-    rows = [msgspec.structs.astuple(trade) for trade in trades]
-    return np.ascontiguousarray(np.array(rows, np.int64).reshape(-1, len(TRADE_SCHEMA)).T)
+def _columns(table: Table) -> Columns:
+    return (*table[:MAKER], table[MAKER].astype(bool))
 
 
-def _columns(entries: Sequence[Entry]) -> Columns:
-    with _named(entries):
-        return decode_columns([value for _, value in entries], _starts(entries))
-
-
-@contextmanager
-def _named(entries: Sequence[Entry]) -> Iterator[None]:
-    """Say under which key a damaged batch is kept."""
-    try:
-        yield
-    except BatchDamaged as error:
-        raise _damaged(entries[error.place][0]) from None
-
-
-def _damaged(key: bytes) -> JournalDamaged:
-    return JournalDamaged(
-        f"{key.decode(errors='replace')} is not what was written",
-        "start the collector: it sets the batch aside and repairs its ids",
-    )
-
-
-def _pieces(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    piece, size = list[Entry](), 0
-    for entry in entries:
-        piece.append(entry)
-        size += len(entry[1])
-        if size >= PIECE_BYTES:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
-
-
-def _key(name: str, symbol: str, start_ms: int) -> bytes:
-    return f"{name}:{symbol}:{start_ms:013d}".encode()
-
-
-def _span(name: str, symbol: str, lo_ms: int, hi_ms: int) -> tuple[bytes, bytes]:
-    return _key(name, symbol, max(lo_ms, 0)), _key(name, symbol, min(hi_ms, FOREVER_MS))
-
-
-def _start_ms(key: bytes) -> int:
-    return int(key[-13:])
-
-
-def _starts(entries: Sequence[Entry]) -> Table:
-    return np.fromiter((int(key[-13:]) for key, _ in entries), np.int64, len(entries))
-
-
-def _put_aside(changes: Changes, time_ms: int, reason: str, content: bytes) -> None:
-    # The same frame again is the same entry, so that a loop of restarts keeps it once.
-    key = f"quarantine:{time_ms:013d}:{sha256(content).hexdigest()[:16]}"
-    changes.put("quarantine", key.encode(), msgspec.msgpack.encode([reason, content]))
-
-
-def _put_framed(changes: Changes, key: bytes, value: object, family: str = "ledger") -> None:
-    payload = msgspec.msgpack.encode(value)
-    frame = _Frame(VERSION, zlib.crc32(payload, zlib.crc32(key)), payload)
-    changes.put(family, key, msgspec.msgpack.encode(frame))
+def _put(changes: Changes, family: str, key: bytes, value: object) -> None:
+    changes.put(family, key, framed(key, value))
 
 
 def _book(key: bytes, value: bytes) -> BookRecord:
-    return record_of(_unframed(key, value, Content))
-
-
-def _unframed(key: bytes, value: bytes, kind: Any) -> Any:
-    try:
-        frame = _FRAMES.decode(value)
-        if frame.version == VERSION and zlib.crc32(frame.payload, zlib.crc32(key)) == frame.crc:
-            return msgspec.msgpack.decode(frame.payload, type=kind)
-    except msgspec.DecodeError:
-        pass
-    raise _damaged(key)
+    return record_of(unframed(key, value, Content))
 
 
 def _require_hour(hour_ms: int) -> None:
