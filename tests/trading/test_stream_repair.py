@@ -1,7 +1,7 @@
 """When the trades of a symbol are all there up to a moment."""
 
 from trading.market.trade import AggTrade
-from trading.stream.repair import SETTLE_S, SymbolStream
+from trading.stream.repair import PAGE, SETTLE_S, SymbolStream
 
 
 def test_a_market_without_a_trade_lacks_none_at_the_moment_at_which_the_exchange_was_asked() -> None:
@@ -29,3 +29,37 @@ def test_nothing_is_proven_beyond_what_was_wanted() -> None:
         now_s += SETTLE_S
     assert stream.complete
     assert (stream.ledger.ranges[0].proven_from_ms, stream.ledger.ranges[0].proven_until_ms) == (1_000, 5_000)
+
+
+def trades(first: int, last: int) -> list[AggTrade]:
+    return [AggTrade(number, 1, 1, number, number, 1_000 + number, False) for number in range(first, last + 1)]
+
+
+def test_a_stream_that_goes_on_behind_a_page_of_a_busy_market_is_not_asked_after_again() -> None:
+    stream = SymbolStream("BTCUSDT", (), 1_000)
+    first = stream.next_fetch(0.0)
+    assert first is not None
+    stream.fetched(first, 9_000, trades(0, PAGE - 1), 0.0)
+    behind = stream.next_fetch(0.1)
+    assert behind is not None and behind.from_id == PAGE
+    stream.take(trades(PAGE, PAGE + 10))
+    stream.fetched(behind, 9_100, trades(PAGE, PAGE + 20), 0.2)
+    assert stream.next_fetch(0.2) is None
+    assert not stream.settled
+    stream.take(trades(PAGE + 21, PAGE + 30))
+    assert stream.next_fetch(0.2 + SETTLE_S) is None
+    assert stream.settled
+
+
+def test_a_page_that_ends_early_is_not_the_end() -> None:
+    stream = SymbolStream("BTCUSDT", (), 1_000)
+    first = stream.next_fetch(0.0)
+    assert first is not None
+    stream.fetched(first, 9_000, trades(0, 4), 0.0)
+    behind = stream.next_fetch(0.1)
+    assert behind is not None
+    stream.fetched(behind, 9_100, trades(5, 9), 0.2)
+    assert stream.next_fetch(0.2) is None
+    again = stream.next_fetch(0.2 + SETTLE_S)
+    assert again is not None and again.from_id == 10
+    assert not stream.settled

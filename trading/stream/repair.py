@@ -198,7 +198,7 @@ class SymbolStream:
         elif fetch.hole:
             self._fill(fetch.from_id, fetch.from_id + fetch.limit - 1, trades, now_s)
         else:
-            self._extend(fetch.from_id, asked_ms, trades, now_s)
+            self._extend(fetch.from_id, fetch.limit, asked_ms, trades, now_s)
 
     def refused(self, fetch: Fetch, now_s: float, wait_s: float = 0.0) -> None:
         """Ask again later: after `wait_s` at least, and after growing pauses."""
@@ -226,15 +226,18 @@ class SymbolStream:
                 self.ledger.mark_absent(missing)
             self._doubted, self._not_before_s = first, now_s + SETTLE_S
 
-    def _extend(self, from_id: int, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
+    def _extend(self, from_id: int, limit: int, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
         self._take_page(trades)
-        if trades:
+        still = self._end is not None and self._end[0] == from_id and now_s - self._end[2] >= SETTLE_S
+        if len(trades) >= limit:
             self._end, self._end_at_s = None, now_s
-        elif self._end is not None and self._end[0] == from_id and now_s - self._end[2] >= SETTLE_S:
+        elif self._end is not None and still and not trades:
             self.ledger.confirm(from_id, min(self._end[1], self._until_ms))
             self._end_wanted, self._end = False, None
         else:
-            self._end, self._end_at_s = (from_id, asked_ms, now_s), now_s + SETTLE_S
+            # In a busy market no page is ever empty: the stream may go on from here, or this is asked again.
+            next_id = trades[-1].agg_trade_id + 1 if trades else from_id
+            self._end, self._end_at_s = (next_id, asked_ms, now_s), now_s + SETTLE_S
 
     def _take_page(self, trades: Sequence[AggTrade], waited_s: float | None = None) -> None:
         """Hold trades of REST and note which of them the stream had not brought."""
