@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--start-ms", type=int, required=True)
     parser.add_argument("--end-ms", type=int, required=True)
     parser.add_argument("--speed", default="max", help="exchange seconds a second, or max")
+    parser.add_argument("--trades-per-second", type=int, default=0, help="of each symbol; 0: about ten a minute")
     parser.add_argument("--recording", type=Path)
     parser.add_argument("--faults", default="{}")
     parser.add_argument(
@@ -47,7 +48,7 @@ async def run(options: argparse.Namespace) -> None:
     markets: list[Market] = (
         recordings(options.recording)
         if options.recording
-        else [SyntheticMarket(options.seed, symbols, kind) for kind in KINDS]
+        else [SyntheticMarket(options.seed, symbols, kind, options.trades_per_second) for kind in KINDS]
     )
     speed = math.inf if options.speed == "max" else float(options.speed)
     clock = Clock(options.start_ms, options.end_ms, speed)

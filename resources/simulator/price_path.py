@@ -42,11 +42,13 @@ class PricePath:
         seed: The same seed is the same market.
         name: Such as `BTCUSDT`.
         kind: `spot`, or `usdm` for a perpetual contract, which stays within a thousandth of the spot price.
+        trades_per_second: So many in each second of each minute; 0: about ten a minute, as `_counts` draws them.
     """
 
     seed: int
     name: str
     kind: str = "spot"
+    trades_per_second: int = 0
 
     @cached_property
     def instrument(self) -> Instrument:
@@ -96,6 +98,8 @@ class PricePath:
 
     def _counts(self, minutes: Ints) -> Ints:
         """Return trades by minute: more by day than by night, none in one minute of fifty."""
+        if self.trades_per_second:
+            return np.full(len(minutes), 60 * self.trades_per_second, np.int64)
         noon = 720 - np.abs(minutes % 1440 - 720)
         bits = (10 + noon // 60).astype(np.uint64)
         drawn = self.hashes(minutes, COUNTS + self.apart)

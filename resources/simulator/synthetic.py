@@ -24,13 +24,14 @@ class SyntheticMarket:
         seed: The same seed is the same market.
         symbols: Names such as `BTCUSDT`.
         kind: `spot`, or `usdm` for the perpetual contracts on the same prices.
+        trades_per_second: Of each symbol; 0: about ten a minute.
     """
 
     has_trades = True
 
-    def __init__(self, seed: int, symbols: Sequence[str], kind: str = "spot") -> None:
+    def __init__(self, seed: int, symbols: Sequence[str], kind: str = "spot", trades_per_second: int = 0) -> None:
         self.symbols, self.kind = tuple(symbols), kind
-        self._paths = {name: PricePath(seed, name, kind) for name in symbols}
+        self._paths = {name: PricePath(seed, name, kind, trades_per_second) for name in symbols}
         self._books = {name: SyntheticBook(path) for name, path in self._paths.items()}
 
     def instrument(self, symbol: str) -> Instrument:

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from websockets.asyncio.client import connect
 
+from resources.simulator.synthetic import SyntheticMarket
 from tests.captures import feed, frames
 from tests.recorded import recorded
 from tests.resources.simulated import SEED, START_MS, SYMBOL, Exchange, exchange, get, synthetic
@@ -302,6 +303,16 @@ def test_a_snapshot_costs_what_its_depth_costs() -> None:
                 assert (answer.status, (await answer.json())["code"]) == (400, -4021)
 
     asyncio.run(run())
+
+
+def test_a_busy_market_trades_so_often_in_every_second_and_is_its_seeds_own() -> None:
+    busy, again = (SyntheticMarket(SEED, [SYMBOL], trades_per_second=100) for _ in range(2))
+    trades = busy.trades(SYMBOL, START_MS, START_MS + 2 * MINUTE_MS)
+    assert trades.equals(again.trades(SYMBOL, START_MS, START_MS + 2 * MINUTE_MS))
+    assert trades["time_ms"].is_sorted() and trades["agg_trade_id"].diff().drop_nulls().eq(1).all()
+    a_second = trades.group_by(trades["time_ms"] // 1000).len()["len"]
+    assert len(a_second) == 120 and a_second.min() >= 99 and a_second.max() <= 101
+    assert busy.trades_by_id(SYMBOL, trades["agg_trade_id"][5000], 1000).equals(trades[5000:6000])
 
 
 def test_fundings_and_open_interest_come_by_time_and_never_from_the_future() -> None:
