@@ -32,12 +32,15 @@ from resources.watch import Watch, log_to_stderr, serve_metrics
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS
-from trading.stream.collector import TICK_S, CollectorCore, Connect, Disconnect, Quarantine
+from trading.stream.collector import LIFETIME_S, TICK_S, CollectorCore, Connect, Disconnect, Quarantine
 from trading.stream.contiguity import IdRange, Ledger
 from trading.stream.repair import FOREVER_MS, Fetch
 
 LOOK_S: Final = 1.0
 """How often a collector that is to end asks for the exchange's clock, and an idle one lets the journal sync."""
+
+LINGER_S: Final = 1.0
+"""How long a connection that is closed is still listened to: its successor may bring later trades sooner."""
 
 TIDY_S: Final = 60.0
 TRADE_BYTES: Final = 136
@@ -60,6 +63,7 @@ class Collector:
         ack: Called with (symbol, last id) after trades are stored.
         seed: Of the jitter between connections.
         retention_days: How long the journal keeps what the database has too.
+        lifetime_s: After which a connection is replaced.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Collector:
         ack: Callable[[str, int], None] | None = None,
         seed: int = 0,
         retention_days: int = 7,
+        lifetime_s: float = LIFETIME_S,
     ) -> None:
         self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
         streams = "/".join(f"{name.lower()}@aggTrade" for name in instruments)
@@ -79,7 +84,7 @@ class Collector:
         self._ack, self._retention_ms = ack, retention_days * DAY_MS
         ranges = {name: _held(journal, name) for name in instruments}
         uniform = random.Random(seed).uniform  # noqa: S311
-        self._core = CollectorCore(self._instruments, ranges, wanted, uniform)
+        self._core = CollectorCore(self._instruments, ranges, wanted, uniform, lifetime_s=lifetime_s)
         self._until_ms = max(until_ms for _, until_ms in wanted.values())
         self._books: BookFeed | None = None
         self._connections: dict[int, asyncio.Task[None]] = {}
@@ -212,7 +217,7 @@ class Collector:
 
     def _close(self, number: int) -> None:
         if (connection := self._connections.pop(number, None)) is not None:
-            connection.cancel()
+            asyncio.get_running_loop().call_later(LINGER_S, connection.cancel)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -325,7 +330,7 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
             ack = _ack_to(options.ack_fd) if options.ack_fd is not None else None
             since_ms = _each(options.since_ms or [await rest.server_time()], names)
             wanted = dict(zip(names, zip(since_ms, _each(options.until_ms, names), strict=True), strict=True))
-            collector = Collector(journal, rest, options.ws, instruments, wanted, ack)
+            collector = Collector(journal, rest, options.ws, instruments, wanted, ack, lifetime_s=options.lifetime_s)
             if options.again:
                 collector.ask_again()
             if options.books:
@@ -373,6 +378,7 @@ def main() -> int:
     parser.add_argument("--since-ms", type=int, nargs="+", help="one for each symbol, or for all")
     parser.add_argument("--until-ms", type=int, nargs="+", default=[FOREVER_MS], help="one for each symbol, or for all")
     parser.add_argument("--ack-fd", type=int)
+    parser.add_argument("--lifetime-s", type=float, default=LIFETIME_S, help="replace a connection that is so old")
     parser.add_argument(
         "--books", type=int, choices=[0, 100, 1000], default=0, help="keep books, of diffs of so many ms"
     )

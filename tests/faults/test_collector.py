@@ -5,75 +5,25 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rocksdict import Options, Rdict
 
 from resources.journal import TradeJournal
-from resources.simulator.synthetic import SyntheticMarket
+from tests.faults.processes import (
+    END_MS,
+    LATE_MS,
+    START_MS,
+    SYMBOLS,
+    assert_exactly_the_market,
+    collected,
+    collector,
+    exchange,
+)
 
-START_MS = 1_760_000_040_000
-END_MS = START_MS + 2 * 3_600_000
-LATE_MS = START_MS + 24 * 3_600_000
-"""So late that a paced exchange never runs out of trades to acknowledge."""
-SYMBOLS = ("BTCUSDT", "ETHUSDT")
-SEED = 11
 KILLS = 30 if os.environ.get("SOAK") else 10
-
-
-@contextmanager
-def exchange(folder: Path, *options: str, start_ms: int = START_MS, end_ms: int = END_MS) -> Iterator[int]:
-    port_file = folder / "port.json"
-    port_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "resources.simulator", "--seed", str(SEED), "--symbols", ",".join(SYMBOLS)]
-    command += ["--start-ms", str(start_ms), "--end-ms", str(end_ms), "--port-file", str(port_file)]
-    with subprocess.Popen([*command, "--parent", str(os.getpid()), *options]) as process:
-        try:
-            deadline = time.monotonic() + 20
-            while not port_file.exists():
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            yield json.loads(port_file.read_text())["port"]
-        finally:
-            process.terminate()
-
-
-def collector(journal: Path, port: int, *options: str, since_ms: int = START_MS, **popen: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "resources.collector", "--journal", str(journal), "--venue", "sim"]
-    command += ["--rest", f"http://127.0.0.1:{port}", "--ws", f"ws://127.0.0.1:{port}", "--symbols", ",".join(SYMBOLS)]
-    command += ["--since-ms", str(since_ms), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **popen)
-
-
-def collected(journal: Path, port: int, end_ms: int = END_MS) -> dict[str, Any]:
-    with collector(journal, port, "--until-ms", str(end_ms)) as process:
-        output, _ = process.communicate(timeout=90)
-    assert process.returncode == 0
-    return json.loads(output.splitlines()[-1])
-
-
-def assert_exactly_the_market(folder: Path, until_ms: int | None = END_MS) -> None:
-    """Compare with the source until `until_ms`, or as far as each ledger says that nothing is missing."""
-    market = SyntheticMarket(SEED, SYMBOLS)
-    with TradeJournal.read(folder) as journal:
-        for symbol in SYMBOLS:
-            (proof,) = journal.ledger(symbol)
-            hi_ms = until_ms or proof.proven_until_ms
-            expected = market.trades(symbol, START_MS, hi_ms)
-            stored = journal.trades(symbol, START_MS, hi_ms)
-            assert len(stored)
-            assert stored["agg_trade_id"].is_unique().all()
-            assert stored.equals(expected.select(stored.columns).sort("agg_trade_id"))
-            assert journal.verify(symbol) == []
-            assert proof.proven_from_ms == START_MS
-            assert proof.proven_until_ms >= int(expected["time_ms"][-1])
 
 
 def test_all_trades_of_two_hours_are_kept_and_proven_from_the_first_moment(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ class CollectorCore:
         wanted: Exchange time from which trades are wanted where the journal claims nothing, and up to which, by name.
         uniform: Returns a number between its two arguments; the caller's seeded source of chance.
         most_pending: How many trades may wait to be stored.
+        lifetime_s: After which a connection is replaced.
     """
 
     def __init__(
@@ -108,8 +109,9 @@ class CollectorCore:
         wanted: Mapping[str, tuple[int, int]],
         uniform: Callable[[float, float], float],
         most_pending: int = PENDING_TRADES,
+        lifetime_s: float = LIFETIME_S,
     ) -> None:
-        self._instruments, self._most_pending = instruments, most_pending
+        self._instruments, self._most_pending, self._lifetime_s = instruments, most_pending, lifetime_s
         self.streams = {name: SymbolStream(name, ledgers.get(name, ()), *wanted[name]) for name in instruments}
         self.statistics: Counter[str] = Counter()
         self.bad_frames: Counter[str] = Counter()
@@ -258,7 +260,7 @@ class CollectorCore:
         """Replace an old connection, and close whichever of two is not needed."""
         if len(self._connections) == 1:
             (only,) = self._connections.values()
-            if only.ending or (only.open_s is not None and now_s - only.open_s >= LIFETIME_S):
+            if only.ending or (only.open_s is not None and now_s - only.open_s >= self._lifetime_s):
                 self._replace(now_s)
             return
         if len(self._connections) < 2:
