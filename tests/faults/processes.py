@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from resources.journal import TradeJournal
 from resources.rocksdb import control_socket
@@ -83,13 +83,26 @@ def collector(
     since_ms: int = START_MS,
     ws: int | None = None,
     log: Path | None = None,
+    program: Sequence[str] = ("resources.collector",),
     **popen: Any,
 ) -> Collecting:
-    command = [sys.executable, "-m", "resources.collector", "--journal", str(journal), "--venue", "sim"]
+    command = [sys.executable, "-m", *program, "--journal", str(journal), "--venue", "sim"]
     command += ["--rest", f"http://127.0.0.1:{port}", "--ws", f"ws://127.0.0.1:{ws or port}"]
     command += ["--symbols", ",".join(SYMBOLS), "--since-ms", str(since_ms), *options]
     with log.open("w") if log else nullcontext() as errors:
         return Collecting(command, stdout=subprocess.PIPE, stderr=errors, text=True, **popen)
+
+
+@contextmanager
+def acknowledging(journal: Path, port: int, *options: str, **keywords: Any) -> Iterator[tuple[Collecting, TextIO]]:
+    """Run a collector with the pipe to which it writes symbol and last id after each batch that the journal took."""
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(reading) as acks,
+        collector(journal, port, "--ack-fd", str(writing), *options, pass_fds=[writing], **keywords) as process,
+    ):
+        os.close(writing)
+        yield process, acks
 
 
 def collected(journal: Path, port: int, end_ms: int = END_MS) -> dict[str, Any]:

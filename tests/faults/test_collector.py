@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import statistics
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -22,8 +20,6 @@ from tests.faults.processes import (
     collector,
     exchange,
 )
-
-KILLS = 30 if os.environ.get("SOAK") else 10
 
 
 def test_all_trades_of_two_hours_are_kept_and_proven_from_the_first_moment(tmp_path: Path) -> None:
@@ -82,36 +78,6 @@ def test_a_damaged_batch_is_set_aside_and_fetched_again(tmp_path: Path) -> None:
         ((kept_ms, reason, content),) = journal.quarantined()
     assert (kept_ms, content) == (second_ms, damaged)
     assert "BTCUSDT" in reason
-
-
-def test_a_collector_that_is_killed_again_and_again_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
-    folder, acknowledged = tmp_path / "journal", dict[str, int]()
-    with exchange(tmp_path, "--speed", "600", end_ms=LATE_MS) as port:
-        recoveries = []
-        for _ in range(KILLS):
-            reading, writing = os.pipe()
-            started = time.monotonic()
-            with collector(folder, port, "--ack-fd", str(writing), pass_fds=[writing]) as process:
-                os.close(writing)
-                with os.fdopen(reading) as acks:
-                    first = acks.readline()
-                    recoveries.append(time.monotonic() - started)
-                    time.sleep(0.05)
-                    process.kill()
-                    for line in [first, *acks]:
-                        symbol, _, last_id = line.strip().partition(" ")
-                        acknowledged[symbol] = max(acknowledged.get(symbol, 0), int(last_id))
-            with TradeJournal.read(folder) as journal:
-                for symbol, last_id in acknowledged.items():
-                    ids = journal.trades(symbol, START_MS, LATE_MS)["agg_trade_id"]
-                    assert ids[-1] >= last_id
-                    assert journal.verify(symbol) == []
-    assert set(acknowledged) == set(SYMBOLS)
-    assert_exactly_the_market(folder, until_ms=None)
-    print(
-        f"{KILLS} kills: last acknowledged {acknowledged}, none absent; from start to the next acknowledgement "
-        f"{statistics.median(recoveries):.2f} s (median), {max(recoveries):.2f} s (longest)"
-    )
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM, signal.SIGINT)])

@@ -36,8 +36,8 @@ MUTANTS = (
     (
         "believes an end at the second question's time",
         REPAIR,
-        "self.ledger.confirm(from_id, self._end[1])",
-        "self.ledger.confirm(from_id, asked_ms)",
+        "self.ledger.confirm(from_id, min(self._end[1], ",
+        "self.ledger.confirm(from_id, min(asked_ms, ",
     ),
     ("names a hole absent after one look", REPAIR, "if self._doubted == first:", "if True:"),
     (

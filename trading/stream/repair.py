@@ -228,10 +228,9 @@ class SymbolStream:
 
     def _extend(self, from_id: int, limit: int, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
         self._take_page(trades)
-        still = self._end is not None and self._end[0] == from_id and now_s - self._end[2] >= SETTLE_S
         if len(trades) >= limit:
             self._end, self._end_at_s = None, now_s
-        elif self._end is not None and still and not trades:
+        elif not trades and self._end and self._end[0] == from_id and now_s - self._end[2] >= SETTLE_S:
             self.ledger.confirm(from_id, min(self._end[1], self._until_ms))
             self._end_wanted, self._end = False, None
         else:
