@@ -5,13 +5,22 @@ not inferred from changes of the book. Without a trade there is no direction.
 """
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 import polars as pl
 
 from trading.market.instrument import Instrument, exact_quotient
-from trading.market.timeframe import SECOND_MS, Timeframe
+from trading.market.timeframe import DAY_MS, SECOND_MS, Timeframe
+from trading.microstructure.profile_minutes import LISTS
 from trading.microstructure.terms import check_window
+
+MINUTE_FLOW_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
+    "minute": pl.Int64,
+    "trade_count": pl.Int64,
+    **dict.fromkeys(("buy_volume", "sell_volume", "delta", "cumulative_delta", "vwap"), pl.Float64),
+}
+"""`minute` is the epoch millisecond at which it begins; volumes are in base currency, `vwap` is in quote currency."""
 
 
 class FlowDirection(StrEnum):
@@ -130,3 +139,36 @@ def cumulative_delta(trades: pl.DataFrame, instrument: Instrument, timeframe: Ti
     )
     decimals = instrument.quantity_decimals
     return lots.with_columns(exact_quotient(lots[name], decimals) for name in ("delta", "cumulative_delta"))
+
+
+def flow_of_minutes(minutes: pl.DataFrame, instrument: Instrument) -> pl.DataFrame:
+    """Return the flow of each profile minute.
+
+    Args:
+        minutes: `PROFILE_MINUTE_SCHEMA`, ordered by minute.
+        instrument: Gives the size of a tick and a lot.
+
+    Returns:
+        `MINUTE_FLOW_SCHEMA`, ordered by minute. `cumulative_delta` starts anew at each UTC day, with the first of its
+        minutes that is there. `vwap` is the price of the minute weighted by volume, null where nothing but zero
+        quantities traded.
+    """
+    # In floats, a sum of prices by lots would be rounded as it grows; in 128 bits it is exact.
+    money = pl.col("tick").cast(pl.Int128) * (pl.col("buy_lots") + pl.col("sell_lots"))
+    sums = (
+        minutes.lazy()
+        .explode(LISTS)
+        .group_by("minute")
+        .agg(pl.col("trade_count", "buy_lots", "sell_lots").sum(), money=money.sum())
+        .sort("minute")
+        .with_columns(lots=pl.col("buy_lots") + pl.col("sell_lots"), delta=pl.col("buy_lots") - pl.col("sell_lots"))
+        .with_columns(cumulative_delta=pl.col("delta").cum_sum().over(pl.col("minute") // DAY_MS))
+        .with_columns(vwap=pl.when(pl.col("lots") > 0).then(pl.col("money").cast(pl.Float64) / pl.col("lots")))
+        .rename({"buy_lots": "buy_volume", "sell_lots": "sell_volume"})
+        .collect()
+    )
+    decimals = instrument.quantity_decimals
+    volumes = (
+        exact_quotient(sums[name], decimals) for name in ("buy_volume", "sell_volume", "delta", "cumulative_delta")
+    )
+    return sums.with_columns(*volumes, pl.col("vwap") / 10**instrument.price_decimals).select(list(MINUTE_FLOW_SCHEMA))

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from tests.trading.microstructure.made import BTC, END, T0, trade_rows, trades
 from trading.market.timeframe import Timeframe
-from trading.microstructure.order_flow import FlowDirection, cumulative_delta, flow_direction, order_flow
+from trading.microstructure.order_flow import (
+    MINUTE_FLOW_SCHEMA,
+    FlowDirection,
+    cumulative_delta,
+    flow_direction,
+    flow_of_minutes,
+    order_flow,
+)
+from trading.microstructure.profile_minutes import profile_minutes
 from trading.microstructure.terms import EmptyWindow
 
 
@@ -97,3 +105,27 @@ def test_where_nothing_was_sold_there_is_no_ratio_but_a_direction() -> None:
 def test_a_window_that_holds_no_moment_is_refused() -> None:
     with pytest.raises(EmptyWindow):
         order_flow(trades(), BTC, T0, T0)
+
+
+@given(trade_rows(min_size=1))
+def test_the_flow_of_minutes_is_that_of_their_trades(rows) -> None:
+    made = trades(*rows)
+    flow = flow_of_minutes(profile_minutes(made), BTC)
+    assert flow.select("minute", "delta", "cumulative_delta").rows() == cumulative_delta(made, BTC, Timeframe.M1).rows()
+    for row in flow.iter_rows(named=True):
+        expected = order_flow(made, BTC, row["minute"], row["minute"] + 60_000)
+        assert (row["buy_volume"], row["sell_volume"]) == (expected.buy_volume, expected.sell_volume)
+        assert row["trade_count"] == expected.trade_count
+        inside = [(price, lots) for after, price, lots, _ in rows if T0 + after // 60_000 * 60_000 == row["minute"]]
+        money, lots = sum(p * q for p, q in inside), sum(q for _, q in inside)
+        assert row["vwap"] == pytest.approx(money / lots / 100)
+
+
+def test_the_cumulative_delta_of_minutes_starts_anew_at_midnight() -> None:
+    made = trades((0, 1, 300_000, False), (60_000, 1, 100_000, False), (86_400_000, 1, 50_000, True))
+    assert flow_of_minutes(profile_minutes(made), BTC)["cumulative_delta"].to_list() == [3.0, 4.0, -0.5]
+
+
+def test_a_minute_of_nothing_but_zero_quantities_has_no_price() -> None:
+    assert flow_of_minutes(profile_minutes(trades((0, 5, 0, False))), BTC)["vwap"].to_list() == [None]
+    assert dict(flow_of_minutes(profile_minutes(trades()), BTC).schema) == MINUTE_FLOW_SCHEMA
