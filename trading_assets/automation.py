@@ -13,13 +13,16 @@ import dagster as dg
 
 from trading_assets.partitions import partition_key, symbols
 
-CHAIN_GROUPS: Final = ("trades", "candles", "indicators", "rag", "derivatives")
+MEASURES: Final = dg.AssetSelection.groups("microstructure")
+"""Made of trades and books alone: a day of which only klines are known has none of them."""
+
+MEMORY: Final = dg.AssetSelection.groups("trades", "candles", "indicators", "rag", "derivatives")
 
 chain: Final = dg.define_asset_job(
     "market_chain",
-    dg.AssetSelection.groups(*CHAIN_GROUPS),
+    MEMORY | MEASURES,
     executor_def=dg.in_process_executor,
-    description="One symbol over a range of days, from the journal to the market memory, and its derivatives data.",
+    description="One symbol over a range of days: from the journal to the market memory, with measures and derivatives.",
     tags={"chain": "market"},
 )
 upkeep: Final = dg.define_asset_job(

@@ -1,8 +1,9 @@
 """Run Dagster jobs in this process, one after the other, as told on standard input.
 
-Each line asks for one job: `instruments`, `chain SYMBOL FIRST_DAY LAST_DAY`, `hot_values` or  Each asset prints
-one JSON line when it is done, and each job one at its end: `{"run": id, "success": …, "checks": {"passed": n, "failed":
-n}, "failures": […]}`. The import of Dagster is paid once, while whoever asks still prepares.
+Each line asks for one job: `instruments`, `hot_values`, `memory SYMBOL FIRST_DAY LAST_DAY` (from the journal to the market
+memory) or `measures SYMBOL FIRST_DAY LAST_DAY` (of trades and books). Each asset prints one JSON line when it is done, and
+each job one at its end: `{"run": id, "success": …, "checks": {"passed": n, "failed": n}, "failures": […]}`. The import of
+Dagster is paid once, while whoever asks still prepares.
 """
 
 import json
@@ -14,15 +15,20 @@ import dagster as dg
 # Partitions in two dimensions and backfill policies are beta in Dagster 1.13; saying so at each start helps nobody.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
+from trading_assets.automation import MEASURES, MEMORY  # noqa: E402
 from trading_assets.definitions import defs  # noqa: E402
 from trading_assets.partitions import range_tags  # noqa: E402
+
+PARTS = {"memory": MEMORY, "measures": MEASURES}
+"""Of the chain, by command."""
 
 
 def run_job(instance: dg.DagsterInstance, command: str, *arguments: str) -> None:
     """Run one job and print its outcome."""
     name, tags, selection = "upkeep", {}, [dg.AssetKey(command)]
-    if command == "chain":
-        name, tags, selection = "market_chain", range_tags(*arguments), None
+    if command in PARTS:
+        name, tags = "market_chain", range_tags(*arguments)
+        selection = sorted(PARTS[command].resolve(defs.resolve_asset_graph()))
     result = defs.resolve_job_def(name).execute_in_process(
         instance=instance,
         tags=tags,

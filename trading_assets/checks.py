@@ -224,6 +224,101 @@ def points_as_uploaded(stores: "Stores", symbols: Sequence[str]) -> Finding:
     return None
 
 
+def minutes_merge_to_trades(stores: "Stores", symbols: Sequence[str]) -> Finding:
+    """Profile minutes are as written, and those of the newest day are what its trades sum to, counted anew.
+
+    Trades that are not as they were written are the affair of `agg_trades`, and the last minute may still be growing.
+    """
+    from resources.timescale.store import day_digest
+    from resources.timescale.tables import PROFILE_MINUTE
+
+    rows = stores.market.fetch(
+        f"""
+        WITH newest AS (
+            SELECT d.symbol_id, s.name, max(d.day) AS day FROM md.day d JOIN md.symbol s USING (symbol_id)
+            WHERE d.asset = 'profile_minutes' AND s.venue = $1 AND s.name = ANY($2) GROUP BY 1, 2
+        ), sound AS (
+            SELECT n.*, (SELECT max(p.minute) FROM md.profile_minute p WHERE p.symbol_id = n.symbol_id) AS last
+            FROM newest n JOIN md.day r ON r.symbol_id = n.symbol_id AND r.day = n.day AND r.asset = 'agg_trades'
+            WHERE r.digest = (SELECT {day_digest("t")} FROM md.trade t
+                              WHERE t.symbol_id = n.symbol_id AND t.time >= n.day AND t.time < n.day + 1)
+        ), traded AS (
+            SELECT n.name, date_trunc('minute', t.time) AS minute, t.price AS tick, count(*) AS trades,
+                   coalesce(sum(t.quantity) FILTER (WHERE NOT t.buyer_is_maker), 0) AS bought,
+                   coalesce(sum(t.quantity) FILTER (WHERE t.buyer_is_maker), 0) AS sold
+            FROM sound n JOIN md.trade t ON t.symbol_id = n.symbol_id AND t.time >= n.day AND t.time < n.last
+            GROUP BY 1, 2, 3
+        ), kept AS (
+            SELECT n.name, p.minute, level.* FROM sound n
+            JOIN md.profile_minute p ON p.symbol_id = n.symbol_id AND p.minute >= n.day AND p.minute < n.last
+            CROSS JOIN LATERAL unnest(p.tick, p.trade_count, p.buy_lots, p.sell_lots) AS level (tick, trades, bought, sold)
+        )
+        SELECT name, minute FROM traded t FULL JOIN kept k USING (name, minute, tick)
+        WHERE (t.trades, t.bought, t.sold) IS DISTINCT FROM (k.trades, k.bought, k.sold) ORDER BY name, minute LIMIT 1
+        """,  # noqa: S608
+        stores.venue,
+        symbols,
+    )
+    if rows:
+        return f"{rows[0]['name']} {rows[0]['minute'].isoformat()}: not what the minute's trades sum to"
+    return _damaged(stores, symbols, PROFILE_MINUTE, "profile_minutes")
+
+
+def measures_as_made(asset: str, table_name: str, wrong: str, what: str) -> Question:
+    """Return the check of measures: none is out of its range, and all are as written."""
+
+    def check(stores: "Stores", symbols: Sequence[str]) -> Finding:
+        from resources.timescale import tables
+
+        table = getattr(tables, table_name)
+        rows = stores.market.fetch(
+            f"SELECT s.name, m.{table.time_column} AS at FROM md.{table.name} m JOIN md.symbol s USING (symbol_id) "  # noqa: S608
+            f"WHERE s.venue = $1 AND s.name = ANY($2) AND ({wrong}) ORDER BY s.name, at LIMIT 1",
+            stores.venue,
+            symbols,
+        )
+        if rows:
+            return f"{rows[0]['name']} {rows[0]['at'].isoformat()}: {what}"
+        return _damaged(stores, symbols, table, asset)
+
+    check.__doc__ = f"Of no row it can be said: {what}; and all are as written."
+    return check
+
+
+MEASURES: dict[str, tuple[str, str, str]] = {
+    "volume_profiles": (
+        "VOLUME_PROFILE",
+        "(m.missing IS NULL) <> (m.trade_count >= 1000) OR m.value_area_pct < 70 "
+        "OR NOT m.point_of_control BETWEEN m.value_area_low AND m.value_area_high "
+        "OR (SELECT sum(n) FROM unnest(m.bin_trade_count) n) <> m.trade_count",
+        "the profile contradicts itself",
+    ),
+    "liquidity_vacuums": (
+        "LIQUIDITY_VACUUM",
+        "NOT m.price_low < m.price_high OR NOT m.deficit_pct BETWEEN 0 AND 100 "
+        "OR m.stop_long >= m.price_low OR m.stop_short <= m.price_high",
+        "no vacuum, or a stop inside it",
+    ),
+    "order_flow": (
+        "ORDER_FLOW",
+        "abs(m.delta - (m.buy_volume - m.sell_volume)) > 1e-9 * (1 + m.buy_volume + m.sell_volume)",
+        "delta is not bought less sold",
+    ),
+    "order_books": (
+        "ORDER_BOOK",
+        "NOT m.seconds BETWEEN 1 AND 60 OR m.spread_bps <= 0 OR m.spread_bps_max < m.spread_bps - 1e-9 "
+        "OR NOT m.imbalance BETWEEN -1 AND 1 OR m.best_bid >= m.best_ask",
+        "no book, or a crossed one",
+    ),
+    "market_reports": (
+        "MARKET_REPORT",
+        "m.markdown NOT LIKE '# ' || s.name || '%' OR m.as_of_ms > (extract(epoch FROM m.day) * 1000)::bigint + 86400000",
+        "no report on this market and day",
+    ),
+}
+"""By asset: its table, what no row may be, and that in words."""
+
+
 def derivatives_as_kept(stores: "Stores", symbols: Sequence[str]) -> Finding:
     """Each day holds as many values as its coverage says, and all versions as they were kept."""
     rows = stores.market.fetch(
@@ -290,6 +385,8 @@ CHECKS: dict[str, tuple[str, Question]] = {
     "snapshot_outcomes": ("nothing_known_early", outcomes_as_known),
     "snapshot_features": ("finite_and_as_taken", features_as_taken),
     "qdrant_points": ("count_equals_features", points_as_uploaded),
+    "profile_minutes": ("equal_trades", minutes_merge_to_trades),
+    **{asset: ("in_range_and_as_made", measures_as_made(asset, *about)) for asset, about in MEASURES.items()},
     "derivatives": ("covered_and_as_kept", derivatives_as_kept),
     "hot_values": ("equals_database", hot_as_database),
 }

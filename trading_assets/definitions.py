@@ -24,6 +24,14 @@ from trading_assets.candles import candles_of
 from trading_assets.checks import checks
 from trading_assets.derivatives import derivatives
 from trading_assets.indicators import indicators_of, lmdb_candles, lmdb_indicators
+from trading_assets.microstructure import (
+    liquidity_vacuums,
+    market_reports,
+    order_books,
+    order_flow,
+    profile_minutes,
+    volume_profiles,
+)
 from trading_assets.operations import hot_values
 from trading_assets.rag import market_snapshots, qdrant_points, snapshot_features, snapshot_outcomes
 from trading_assets.reconciliation import trade_reconciliation
@@ -56,6 +64,12 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             snapshot_features,
             qdrant_points,
             derivatives,
+            profile_minutes,
+            volume_profiles,
+            liquidity_vacuums,
+            order_flow,
+            order_books,
+            market_reports,
             hot_values,
         ],
         asset_checks=checks,

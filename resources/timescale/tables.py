@@ -15,6 +15,9 @@ import polars as pl
 from trading.market.candle import CANDLE_SCHEMA, RANK
 from trading.market.derivatives import DERIVATIVE_SCHEMA
 from trading.market.trade import TRADE_SCHEMA
+from trading.microstructure.book_minutes import BOOK_MINUTE_SCHEMA
+from trading.microstructure.order_flow import MINUTE_FLOW_SCHEMA
+from trading.microstructure.profile_minutes import PROFILE_MINUTE_SCHEMA
 from trading.rag.features import FEATURES
 
 
@@ -127,7 +130,7 @@ def decode(table: Table, csv: io.BytesIO) -> pl.DataFrame:
         pl.col(name)
         .str.strip_chars("{}")
         .str.split(",")
-        .list.eval(pl.when(pl.element() == "NULL").then(None).otherwise(pl.element()).cast(pl.Float64))
+        .list.eval(pl.when(pl.element() == "NULL").then(None).otherwise(pl.element()).cast(kind.inner))
         for name, kind in table.schema.items()
         if isinstance(kind, pl.List)
     ]
@@ -211,3 +214,41 @@ OUTCOME: Final = Table(
     },
 )
 FEATURE: Final = Table("feature", "ts_ms", "time", ("ts_ms",), {"ts_ms": pl.Int64, **_floats(*FEATURES)})
+
+PROFILE_MINUTE: Final = Table("profile_minute", "minute", "minute", ("minute",), dict(PROFILE_MINUTE_SCHEMA))
+VOLUME_PROFILE: Final = Table(
+    "volume_profile",
+    "day",
+    "day",
+    ("day",),
+    {
+        **dict.fromkeys(("day", "trade_count"), pl.Int64),
+        "proven_share": pl.Float64,
+        "missing": pl.String,
+        **_floats("price_low", "price_high", "bin_size", "point_of_control"),
+        **_floats("value_area_low", "value_area_high", "value_area_pct", "total_volume"),
+        **_series("bin_low", "bin_buy_volume", "bin_sell_volume"),
+        "bin_trade_count": pl.List(pl.Int64),
+    },
+)
+LIQUIDITY_VACUUM: Final = Table(
+    "liquidity_vacuum",
+    "day",
+    "day",
+    ("day", "price_low"),
+    {
+        "day": pl.Int64,
+        **_floats("price_low", "price_high", "actual_volume", "median_volume", "deficit_pct"),
+        **dict.fromkeys(("severity", "expected_impact"), pl.String),
+        **_floats("stop_long", "stop_short"),
+    },
+)
+ORDER_FLOW: Final = Table("order_flow", "minute", "minute", ("minute",), {**MINUTE_FLOW_SCHEMA, **_floats("close")})
+ORDER_BOOK: Final = Table("order_book", "minute", "minute", ("minute",), dict(BOOK_MINUTE_SCHEMA))
+MARKET_REPORT: Final = Table(
+    "market_report",
+    "day",
+    "day",
+    ("day",),
+    {**dict.fromkeys(("day", "as_of_ms", "sections_known"), pl.Int64), "markdown": pl.String},
+)

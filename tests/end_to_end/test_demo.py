@@ -144,6 +144,19 @@ DAMAGE: dict[str, Callable[[Stores], Any]] = {
         "UPDATE md.feature SET macd = 9 WHERE time = (SELECT max(time) FROM md.feature)"
     ),
     "qdrant_points": lambda s: s.index.delete([s.index.stored(SYMBOL)[3][1]]),
+    "profile_minutes": lambda s: s.market.execute(
+        "DELETE FROM md.profile_minute WHERE minute = (SELECT min(minute) FROM md.profile_minute)"
+    ),
+    "volume_profiles": lambda s: s.market.execute("UPDATE md.volume_profile SET trade_count = trade_count + 1"),
+    "liquidity_vacuums": lambda s: s.market.execute(
+        "INSERT INTO md.liquidity_vacuum SELECT symbol_id, '2026-10-20', 2, 3, 0, 1, 100, 'critical', 'moderate', 1, 4 "
+        "FROM md.symbol LIMIT 1"
+    ),
+    "order_flow": lambda s: s.market.execute("UPDATE md.order_flow SET close = close * 2"),
+    "order_books": lambda s: s.market.execute(
+        "INSERT INTO md.order_book (symbol_id, minute, seconds) SELECT symbol_id, '2026-10-20', 60 FROM md.symbol LIMIT 1"
+    ),
+    "market_reports": lambda s: s.market.execute("UPDATE md.market_report SET markdown = markdown || ' '"),
     "hot_values": lambda s: s.hot._client.hset(f"trading:latest:{SYMBOL}", "close", "1"),
     "trade_batches": lambda s: lose_a_batch(s),
     "instruments": lambda s: s.market.execute(f"UPDATE md.symbol SET base = 'XBT' WHERE name = '{SYMBOL}'"),

@@ -22,7 +22,8 @@ NAMES = [node.key.to_user_string() for node in NODES]
 
 @pytest.mark.parametrize("node", NODES, ids=NAMES)
 def test_an_asset_says_what_it_is_and_who_answers_for_it(node) -> None:
-    assert node.group_name in {"sources", "trades", "candles", "indicators", "rag", "derivatives", "operations"}
+    groups = {"sources", "trades", "candles", "microstructure", "indicators", "rag", "derivatives", "operations"}
+    assert node.group_name in groups
     assert node.owners
     assert node.kinds
     assert node.description and "One" in node.description

@@ -18,9 +18,9 @@ from trading.microstructure.terms import check_window
 MINUTE_FLOW_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
     "minute": pl.Int64,
     "trade_count": pl.Int64,
-    **dict.fromkeys(("buy_volume", "sell_volume", "delta", "cumulative_delta", "vwap"), pl.Float64),
+    **dict.fromkeys(("buy_volume", "sell_volume", "delta", "cumulative_delta"), pl.Float64),
 }
-"""`minute` is the epoch millisecond at which it begins; volumes are in base currency, `vwap` is in quote currency."""
+"""`minute` is the epoch millisecond at which it begins; volumes are in base currency."""
 
 
 class FlowDirection(StrEnum):
@@ -146,24 +146,20 @@ def flow_of_minutes(minutes: pl.DataFrame, instrument: Instrument) -> pl.DataFra
 
     Args:
         minutes: `PROFILE_MINUTE_SCHEMA`, ordered by minute.
-        instrument: Gives the size of a tick and a lot.
+        instrument: Gives the size of a lot.
 
     Returns:
         `MINUTE_FLOW_SCHEMA`, ordered by minute. `cumulative_delta` starts anew at each UTC day, with the first of its
-        minutes that is there. `vwap` is the price of the minute weighted by volume, null where nothing but zero
-        quantities traded.
+        minutes that is there.
     """
-    # In floats, a sum of prices by lots would be rounded as it grows; in 128 bits it is exact.
-    money = pl.col("tick").cast(pl.Int128) * (pl.col("buy_lots") + pl.col("sell_lots"))
     sums = (
         minutes.lazy()
         .explode(LISTS)
         .group_by("minute")
-        .agg(pl.col("trade_count", "buy_lots", "sell_lots").sum(), money=money.sum())
+        .agg(pl.col("trade_count", "buy_lots", "sell_lots").sum())
         .sort("minute")
-        .with_columns(lots=pl.col("buy_lots") + pl.col("sell_lots"), delta=pl.col("buy_lots") - pl.col("sell_lots"))
+        .with_columns(delta=pl.col("buy_lots") - pl.col("sell_lots"))
         .with_columns(cumulative_delta=pl.col("delta").cum_sum().over(pl.col("minute") // DAY_MS))
-        .with_columns(vwap=pl.when(pl.col("lots") > 0).then(pl.col("money").cast(pl.Float64) / pl.col("lots")))
         .rename({"buy_lots": "buy_volume", "sell_lots": "sell_volume"})
         .collect()
     )
@@ -171,4 +167,4 @@ def flow_of_minutes(minutes: pl.DataFrame, instrument: Instrument) -> pl.DataFra
     volumes = (
         exact_quotient(sums[name], decimals) for name in ("buy_volume", "sell_volume", "delta", "cumulative_delta")
     )
-    return sums.with_columns(*volumes, pl.col("vwap") / 10**instrument.price_decimals).select(list(MINUTE_FLOW_SCHEMA))
+    return sums.with_columns(*volumes).select(list(MINUTE_FLOW_SCHEMA))

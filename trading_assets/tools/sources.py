@@ -45,14 +45,14 @@ def observe(stores: "Stores", symbol: str, as_of_ms: int | None, window_ms: int,
     """
     instrument = stores.market.instrument(symbol)
     if not Path(stores.home.rocksdb_dir).exists():
-        return _observed(stores, None, instrument, as_of_ms, window_ms, recent_ms)
+        return observed(stores, None, instrument, as_of_ms, window_ms, recent_ms)
     from resources.journal import TradeJournal
 
     with TradeJournal.read(stores.home.rocksdb_dir) as journal:
-        return _observed(stores, journal, instrument, as_of_ms, window_ms, recent_ms)
+        return observed(stores, journal, instrument, as_of_ms, window_ms, recent_ms)
 
 
-def _observed(
+def observed(
     stores: "Stores",
     journal: "TradeJournal | None",
     instrument: Instrument,
@@ -60,7 +60,8 @@ def _observed(
     window_ms: int,
     recent_ms: int,
 ) -> Observed:
-    hi_ms = as_of_ms or _newest_ms(stores, journal, instrument.name)
+    """Return what `observe` does, out of a journal that is open already, or without one."""
+    hi_ms = as_of_ms or newest_ms(stores, journal, instrument.name)
     trades = _trades(stores, journal, instrument.name, hi_ms - window_ms, hi_ms)
     return Observed(
         instrument=instrument,
@@ -73,7 +74,7 @@ def _observed(
     )
 
 
-def _newest_ms(stores: "Stores", journal: "TradeJournal | None", symbol: str) -> int:
+def newest_ms(stores: "Stores", journal: "TradeJournal | None", symbol: str) -> int:
     """Return a moment just behind the newest trade or book that is there."""
     from resources.timescale.tables import TRADE
 
@@ -108,7 +109,7 @@ def _trades(
         proven += [(max(r.proven_from_ms, edge_ms), min(r.proven_until_ms, hi_ms)) for r in journal.ledger(symbol)]
     trades = pl.concat(parts) if parts else pl.DataFrame(schema=TRADE_SCHEMA)
     newest_ms = None if trades.is_empty() else int(trades["time_ms"].to_numpy().max())
-    return Known(trades, (Basis(TRADES, lo_ms, hi_ms, newest_ms, _share(proven, lo_ms, hi_ms)),))
+    return Known(trades, (Basis(TRADES, lo_ms, hi_ms, newest_ms, share(proven, lo_ms, hi_ms)),))
 
 
 def _books(
@@ -119,7 +120,7 @@ def _books(
     if not records:
         reason = f"no order book of {symbol} is kept of the {(hi_ms - lo_ms) // SECOND_MS} s before"
         return Missing(reason, "see whether the collector runs and has the book in step: 'trading status'")
-    known = _share(list(_known(records)), lo_ms, hi_ms)
+    known = share(list(_known(records)), lo_ms, hi_ms)
     return Known([record.book for record in records], (Basis(BOOKS, lo_ms, hi_ms, records[-1].book.time_ms, known),))
 
 
@@ -141,8 +142,8 @@ def _usual_spread_bps(journal: "TradeJournal | None", symbol: str, before_ms: in
     return sum(spreads) / len(spreads) if len(spreads) >= HOUR_MS // MINUTE_MS else None
 
 
-def _share(stretches: list[tuple[int, int]], lo_ms: int, hi_ms: int) -> float:
-    """Return how much of a window stretches cover, which may overlap."""
+def share(stretches: list[tuple[int, int]], lo_ms: int, hi_ms: int) -> float:
+    """Return how much of a window stretches cover, 0 … 1; they may overlap and reach beyond it."""
     covered, at_ms = 0, lo_ms
     for lo, hi in sorted(stretches):
         covered += max(0, min(hi, hi_ms) - max(lo, at_ms))

@@ -116,9 +116,6 @@ def test_the_flow_of_minutes_is_that_of_their_trades(rows) -> None:
         expected = order_flow(made, BTC, row["minute"], row["minute"] + 60_000)
         assert (row["buy_volume"], row["sell_volume"]) == (expected.buy_volume, expected.sell_volume)
         assert row["trade_count"] == expected.trade_count
-        inside = [(price, lots) for after, price, lots, _ in rows if T0 + after // 60_000 * 60_000 == row["minute"]]
-        money, lots = sum(p * q for p, q in inside), sum(q for _, q in inside)
-        assert row["vwap"] == pytest.approx(money / lots / 100)
 
 
 def test_the_cumulative_delta_of_minutes_starts_anew_at_midnight() -> None:
@@ -126,6 +123,5 @@ def test_the_cumulative_delta_of_minutes_starts_anew_at_midnight() -> None:
     assert flow_of_minutes(profile_minutes(made), BTC)["cumulative_delta"].to_list() == [3.0, 4.0, -0.5]
 
 
-def test_a_minute_of_nothing_but_zero_quantities_has_no_price() -> None:
-    assert flow_of_minutes(profile_minutes(trades((0, 5, 0, False))), BTC)["vwap"].to_list() == [None]
+def test_no_minutes_have_no_flow() -> None:
     assert dict(flow_of_minutes(profile_minutes(trades()), BTC).schema) == MINUTE_FLOW_SCHEMA
