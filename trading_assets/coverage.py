@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 STATES: Final = ("available", "degraded", "pending", "empty", "missing")
 """In words: all of it; some of it; not all of it yet; proven to be nothing; nothing."""
 
-SNAPSHOTS_A_DAY: Final = DAY_MS // (15 * MINUTE_MS)
 FOLLOWS: Final = {
     "indicators_3m": "candles_3m",
     "indicators_4h": "candles_4h",
+    "order_flow": "profile_minutes",
     "snapshot_outcomes": "market_snapshots",
     "qdrant_points": "snapshot_features",
 }
@@ -33,12 +33,18 @@ DATASETS: Final = (
     *(f"candles_{timeframe.value}" for timeframe in CANDLE_TIMEFRAMES),
     "indicators_3m",
     "indicators_4h",
+    "profile_minutes",
+    "order_flow",
+    "order_books",
     "market_snapshots",
     "snapshot_outcomes",
     "snapshot_features",
     "qdrant_points",
 )
 _BARS: Final = {f"candles_{timeframe.value}": DAY_MS // timeframe.ms for timeframe in CANDLE_TIMEFRAMES}
+_EMPTY_WITHOUT_TRADES: Final = {"agg_trades", "profile_minutes", "order_flow", *_BARS}
+_ROWS_A_DAY: Final = {"market_snapshots": DAY_MS // (15 * MINUTE_MS), "order_books": DAY_MS // MINUTE_MS}
+"""Of books: one in each minute."""
 
 Record = tuple[int, int | None]
 """Rows of a day, and how many of them lack nothing where they say so."""
@@ -55,15 +61,15 @@ def state(dataset: str, day: Mapping[str, Record], proven_ms: int, over_ms: int)
     """
     rows, complete = day.get(dataset, (0, None))
     proven = proven_ms >= DAY_MS
-    if dataset == "agg_trades":
+    if dataset in ("agg_trades", "profile_minutes"):
         whole = proven
     elif dataset in _BARS:
         whole = complete == rows and (proven or rows == _BARS[dataset])
-    elif dataset == "market_snapshots":
-        whole = rows == SNAPSHOTS_A_DAY
+    elif dataset in _ROWS_A_DAY:
+        whole = rows == _ROWS_A_DAY[dataset]
     else:
         whole = rows == day.get(FOLLOWS.get(dataset, dataset), (0, None))[0]
-    if not rows and (dataset == "agg_trades" or dataset in _BARS) and proven:
+    if proven and not rows and not day.get("agg_trades", (0, None))[0] and dataset in _EMPTY_WITHOUT_TRADES:
         return "empty"
     if rows and whole:
         return "available"

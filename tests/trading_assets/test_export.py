@@ -7,8 +7,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from resources.timescale import tables
 from resources.timescale.store import MarketStore
-from resources.timescale.tables import CANDLE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE, Table
+from resources.timescale.tables import INDICATOR, TRADE, VOLUME_PROFILE, Table
 from trading.market.instrument import Instrument
 from trading.market.timeframe import HOUR_MS, Timeframe
 from trading_assets.cli.export import DATASETS, BadExport, export
@@ -16,16 +17,19 @@ from trading_assets.cli.export import DATASETS, BadExport, export
 SYMBOL = "EXPUSDT"
 START = 1_700_006_400_000
 LAST = START + 2 * HOUR_MS
-TABLES = {"agg_trades": TRADE, "candles": CANDLE, "indicators": INDICATOR}
-TABLES |= {"snapshots": SNAPSHOT, "outcomes": OUTCOME, "features": FEATURE}
+TABLES: dict[str, Table] = {name: getattr(tables, kept) for name, kept in DATASETS.items()}
+
+LISTS: dict[Any, list[Any]] = {pl.Float64(): [0.1, None, 2.5], pl.Int64(): [3, 2**60]}
 
 
 def rows(table: Table) -> pl.DataFrame:
     """Two rows an hour apart: the first has a value in every column, the second as many nulls as it may have."""
     kinds = {pl.Float64: 0.1, pl.Int64: 7, pl.Int32: 1, pl.String: "kline", pl.Boolean: True}
     full: dict[str, Any] = {
-        name: [0.1, None, 2.5] if isinstance(kind, pl.List) else kinds[kind] for name, kind in table.schema.items()
+        name: LISTS[kind.inner] if isinstance(kind, pl.List) else kinds[kind] for name, kind in table.schema.items()
     }
+    if table is VOLUME_PROFILE:
+        full["missing"] = None
     sparse = {name: None if value == 0.1 and table is INDICATOR else value for name, value in full.items()}
     times = {table.time: START + HOUR_MS}
     frame = pl.DataFrame([full | {table.time: START}, sparse | times], schema=table.schema)
@@ -51,7 +55,7 @@ def test_both_forms_hold_the_same_and_a_list_is_json_in_csv(stored: MarketStore,
     assert text.columns == exact.columns and len(text) == len(exact) == 2
     for name, kind in exact.schema.items():
         if isinstance(kind, pl.List):
-            assert [json.loads(value) for value in text[name]] == exact[name].to_list() == [[0.1, None, 2.5]] * 2
+            assert [json.loads(value) for value in text[name]] == exact[name].to_list() == [LISTS[kind.inner]] * 2
         elif kind.is_numeric():
             assert text[name].cast(kind).equals(exact[name])
 

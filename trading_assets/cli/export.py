@@ -11,7 +11,21 @@ if TYPE_CHECKING:
 
     from resources.timescale.store import MarketStore
 
-DATASETS = ("agg_trades", "candles", "indicators", "snapshots", "outcomes", "features")
+DATASETS = {
+    "agg_trades": "TRADE",
+    "candles": "CANDLE",
+    "indicators": "INDICATOR",
+    "snapshots": "SNAPSHOT",
+    "outcomes": "OUTCOME",
+    "features": "FEATURE",
+    "profile_minutes": "PROFILE_MINUTE",
+    "volume_profiles": "VOLUME_PROFILE",
+    "liquidity_vacuums": "LIQUIDITY_VACUUM",
+    "order_flow": "ORDER_FLOW",
+    "order_books": "ORDER_BOOK",
+    "market_reports": "MARKET_REPORT",
+}
+"""By name: the table, in `resources.timescale.tables`."""
 
 
 class BadExport(TradingError):
@@ -58,17 +72,10 @@ def rows(market: "MarketStore", dataset: str, symbol: str, timeframe: str, lo_ms
     """Return one dataset with times in UTC and trades in exact decimals' nearest floats."""
     import polars as pl
 
-    from resources.timescale.tables import CANDLE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE
+    from resources.timescale import tables
     from trading.market.instrument import exact_quotient
 
-    table = {
-        "agg_trades": TRADE,
-        "candles": CANDLE,
-        "indicators": INDICATOR,
-        "snapshots": SNAPSHOT,
-        "outcomes": OUTCOME,
-        "features": FEATURE,
-    }[dataset]
+    table = getattr(tables, DATASETS[dataset])
     if table.by_timeframe and timeframe not in (kept := market.counts(table)):
         listed = ", ".join(name for name in CANDLE_TIMEFRAMES if name in kept)
         hint = f"choose one of {listed}" if listed else "materialize them first"
@@ -79,13 +86,13 @@ def rows(market: "MarketStore", dataset: str, symbol: str, timeframe: str, lo_ms
     frame = frame.with_columns(
         pl.from_epoch(pl.col(table.time), time_unit="ms").dt.replace_time_zone("UTC").alias(table.time)
     ).rename({table.time: name})
-    if table is TRADE:
+    if table is tables.TRADE:
         frame = frame.with_columns(
             exact_quotient(frame["price"], instrument.price_decimals),
             exact_quotient(frame["quantity"], instrument.quantity_decimals),
         )
-    if table is OUTCOME:
-        frame = frame.with_columns(
-            matures_at=pl.from_epoch("matures_at_ms", time_unit="ms").dt.replace_time_zone("UTC")
-        ).drop("matures_at_ms")
+    moments = [column for column in frame.columns if column.endswith("_ms")]
+    frame = frame.with_columns(
+        pl.from_epoch(column, time_unit="ms").dt.replace_time_zone("UTC") for column in moments
+    ).rename({column: column.removesuffix("_ms") for column in moments})
     return frame.select(name, *(column for column in frame.columns if column != name))
