@@ -24,6 +24,9 @@ LARGEST: Final = 60_000
 COLOURS: Final = (128, 64, 32, 16)
 """Most colours first; fewer make a restless picture smaller, and it has only a few but for the edges of lines."""
 
+UNEVEN: Final = 20
+"""Where the widest spread of a day is as many times its median, or more, the scale is one of multiples."""
+
 LONGEST_BRIDGE_MIN: Final = 5
 """A line goes on over as many minutes without a row, as in a market that trades seldom, and breaks over more."""
 
@@ -141,20 +144,27 @@ def book_plot(books: "pl.DataFrame", instrument: "Instrument") -> bytes:
         instrument: Names the market.
     """
     import matplotlib as mpl
+    import numpy as np
 
     with mpl.rc_context(STYLE):
         figure = _figure(4.8)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
         at, (mean, widest, balance) = _columns(books, "spread_bps", "spread_bps_max", "imbalance")
-        upper.fill_between(at, mean, widest, color=PRICE, alpha=0.18, lw=0, label="up to the widest second")
+        upper.fill_between(at, mean, widest, color=PRICE, alpha=0.25, lw=0, label="up to the widest second")
         upper.plot(at, mean, color=PRICE, lw=1.1, label="mean of the minute", **_points(mean))
-        upper.set_ylim(bottom=0)
+        usual: Any = books["spread_bps"].median()
+        if usual and np.nanmax(widest) > UNEVEN * usual:
+            # A spread of one tick and one of hundreds on the same day: both are seen on a scale of multiples alone.
+            upper.set_yscale("log")
+            upper.yaxis.set_major_formatter("{x:g}")
+        else:
+            upper.set_ylim(bottom=0)
         upper.set_ylabel("spread, basis points")
         upper.set_title(f"{instrument.canonical}  spread and imbalance of {_day(books['minute'][0])}")
-        upper.legend(loc="upper right", frameon=False, ncols=2)
+        upper.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, frameon=False, ncols=2)
         lower.fill_between(at, balance, 0, where=balance >= 0, color=BUY, alpha=0.75, lw=0, interpolate=True)
         lower.fill_between(at, balance, 0, where=balance < 0, color=SELL, alpha=0.75, lw=0, interpolate=True)
-        lower.plot(at, balance, color=INK, lw=0.5, **_points(balance))
+        lower.plot(at, balance, color=FAINT, lw=0.3, **_points(balance))
         lower.axhline(0, color=FAINT, lw=0.8)
         lower.set_ylim(-1, 1)
         lower.set_yticks((-1, 0, 1), ("asks only", "even", "bids only"))

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-ASSETS_A_SYMBOL = 17
+ASSETS_A_SYMBOL = 23
 
 
 def _bar(*more: ProgressColumn) -> Progress:
