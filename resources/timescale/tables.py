@@ -252,3 +252,5 @@ MARKET_REPORT: Final = Table(
     ("day",),
     {**dict.fromkeys(("day", "as_of_ms", "sections_known"), pl.Int64), "markdown": pl.String},
 )
+MEASURES: Final = (PROFILE_MINUTE, VOLUME_PROFILE, LIQUIDITY_VACUUM, ORDER_FLOW, ORDER_BOOK, MARKET_REPORT)
+"""What trades and order books say, by minute and by day."""

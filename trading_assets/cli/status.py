@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 def counts(stores: "Stores") -> dict[str, Any]:
     """Return rows of every store, gaps in the trades, and what is missing at the source."""
-    from resources.timescale.tables import CANDLE, DERIVATIVE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE
+    from resources.timescale.tables import CANDLE, DERIVATIVE, FEATURE, INDICATOR, MEASURES, OUTCOME, SNAPSHOT, TRADE
 
     market = stores.market
     return {
@@ -21,6 +21,7 @@ def counts(stores: "Stores") -> dict[str, Any]:
         "snapshots": sum(market.counts(SNAPSHOT).values()),
         "outcomes": sum(market.counts(OUTCOME).values()),
         "features": sum(market.counts(FEATURE).values()),
+        "measures": {table.name: sum(market.counts(table).values()) for table in MEASURES},
         "points": stores.index.count(),
         "derivatives": sum(market.counts(DERIVATIVE).values()),
         "missing": missing(market),
@@ -88,10 +89,11 @@ def missing(market: "MarketStore") -> dict[str, list[dict[str, Any]]]:
 def digests(stores: "Stores") -> dict[str, str]:
     """Return a digest of each projection and table, the same for the same content."""
     from resources.points import days_of_digests
-    from resources.timescale.tables import CANDLE, FEATURE, INDICATOR, OUTCOME, SNAPSHOT, TRADE
+    from resources.timescale.tables import CANDLE, FEATURE, INDICATOR, MEASURES, OUTCOME, SNAPSHOT, TRADE
 
     tables = {"trades": TRADE, "candles": CANDLE, "indicators": INDICATOR}
     tables |= {"snapshots": SNAPSHOT, "outcomes": OUTCOME, "features": FEATURE}
+    tables |= {table.name: table for table in MEASURES}
     answer = {name: stores.market.digest(table) for name, table in tables.items()}
     answer |= {f"lmdb_{name}": stores.lmdb.digest(name) for name in stores.lmdb.counts()}
     from hashlib import sha256
