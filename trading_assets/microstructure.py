@@ -286,7 +286,8 @@ def market_reports(context: dg.AssetExecutionContext, market: MarketDatabase, jo
         def rows_of(day_ms: int) -> "pl.DataFrame":
             if day_key(day_ms) not in known:
                 return pl.DataFrame(schema=MARKET_REPORT.schema)
-            as_of_ms = min(newest_ms(market.stores, kept, window.symbol), day_ms + DAY_MS)
+            newest, end_ms = newest_ms(market.stores, kept, window.symbol), day_ms + DAY_MS
+            as_of_ms = newest if day_ms < newest < end_ms else end_ms
             seen = observed(market.stores, kept, instrument, as_of_ms, as_of_ms - day_ms, REPORT_RECENT_MS)
             report = survey(seen)
             sections = sum(isinstance(getattr(report, name), Known) for name in SECTIONS)

@@ -202,9 +202,11 @@ def _points(values: Any) -> dict[str, Any]:
 
 
 def _time_axis(axes: "Axes", at: Any) -> None:
+    import numpy as np
     from matplotlib.dates import AutoDateLocator, DateFormatter
 
-    axes.set_xlim(at[0], at[-1] + (at[-1] == at[0]))
+    minute = np.timedelta64(1, "m")
+    axes.set_xlim(at[0] - minute, max(at[-1] + minute, at[0] + 10 * minute))
     axes.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=12))
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
     axes.set_xlabel("time, UTC")
@@ -226,7 +228,9 @@ def _png(figure: "Figure") -> bytes:
     png = b""
     for colours in COLOURS:
         out = io.BytesIO()
-        drawn.quantize(colours, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+        # By coverage: the usual median cut would merge the colour of a thin line or a single point into grey.
+        few = drawn.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(out, "png", optimize=True)
         png = out.getvalue()
         if len(png) <= LARGEST:
             break

@@ -215,6 +215,12 @@ def picture(metadata: dict[str, Any]) -> Image.Image:
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 
+def blue(png: bytes) -> bool:
+    """Whether the price is drawn."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+    return bool(((pixels[..., 2] > 150) & (pixels[..., 0] < 100) & (pixels[..., 1] < 130)).any())
+
+
 def test_a_run_draws_its_last_day_small_and_only_where_there_is_something(made: dict) -> None:
     for asset in ("volume_profiles", "order_flow", "order_books"):
         drawn = picture(made["day"][asset])
@@ -234,8 +240,9 @@ def test_even_a_restless_day_is_drawn_small(market: MarketStore, made: dict) -> 
 
 
 def test_one_minute_is_enough_for_a_picture(market: MarketStore, made: dict) -> None:
-    flow = market.read(ORDER_FLOW, SYMBOL, DAY, FEW).head(1)
-    assert len(flow_plot(flow.with_columns(close=None), market.instrument(SYMBOL))) > 1_000
+    flow, instrument = market.read(ORDER_FLOW, SYMBOL, DAY, FEW).head(1), market.instrument(SYMBOL)
+    known, unknown = (flow_plot(rows, instrument) for rows in (flow, flow.with_columns(close=None)))
+    assert blue(known) and not blue(unknown), "a point shows the price that no line can"
 
 
 DAMAGE: dict[str, str] = {
@@ -263,6 +270,18 @@ def test_each_check_sees_what_no_honest_row_is_and_its_asset_repairs_it(home: Ho
         assert "materialize" not in found[name], "the range is named before the digest"
         run(home, [repair[name]], DAY, FEW)
         assert not findings(stores)
+
+
+def test_a_row_too_many_is_found_and_goes(home: Home, stores: Stores) -> None:
+    stores.market.execute(
+        "INSERT INTO md.order_book (symbol_id, minute, seconds) SELECT symbol_id, to_timestamp($1), 60 "
+        "FROM md.symbol WHERE name = $2",
+        DAY / 1000,
+        SYMBOL,
+    )
+    assert "111 rows, 110 written" in findings(stores)["order_books"]
+    assert run(home, [order_books], DAY)["order_books"]["changed_postgres"].value == 1
+    assert not findings(stores)
 
 
 def test_trades_that_were_lost_are_no_fault_of_the_minutes_but_minutes_left_behind_by_repaired_trades_are(
