@@ -22,10 +22,13 @@ from trading.market.instrument import Instrument
 from trading.market.timeframe import Timeframe
 from trading.market.trade import AggTrade
 from trading.stream.events import DepthSnapshot, decode_depth_snapshot
-from trading.stream.wire import BadFrame
+from trading.stream.wire import BadFrame, decode_page
 
 PAGE: Final = 1000
 WEIGHTS: Final = {"depth": 50, "aggTrades": 4, "klines": 2, "exchangeInfo": 20, "time": 1}
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
+"""What bytes that are no JSON of the expected form may raise."""
+
 QUOTED_NUMBERS: Final = ("open", "high", "low", "close", "volume")
 
 
@@ -37,17 +40,6 @@ class InvalidInterval(TradingError):
     """The exchange serves no klines of an interval."""
 
 
-class _Trade(msgspec.Struct):
-    a: int
-    p: str
-    q: str
-    f: int
-    l: int  # noqa: E741
-    T: int
-    m: bool
-
-
-_TRADES: Final = msgspec.json.Decoder(list[_Trade])
 _KLINES: Final = msgspec.json.Decoder(list[tuple[int, str, str, str, str, str, int, str, int, str, str, str]])
 _CODES: Final = {-1121: UnknownSymbol, -1120: InvalidInterval}
 
@@ -103,14 +95,10 @@ class BinanceRest:
         query |= {k: v for k, v in (("fromId", from_id), ("startTime", start_ms), ("endTime", end_ms)) if v is not None}
         body = await self._get("aggTrades", query)
         try:
-            rows = _TRADES.decode(body)
-            return [
-                AggTrade(t.a, instrument.ticks(t.p), instrument.lots(t.q), t.f, t.l, t.T, t.m)
-                for t in rows
-                if from_id is None or t.a >= from_id
-            ]
-        except msgspec.DecodeError as error:
+            page = decode_page(body, instrument)
+        except BadFrame as error:
             raise ExchangeAnswer(f"aggTrades of {instrument.name} is not in its form: {error}") from None
+        return [trade for trade in page if from_id is None or trade.agg_trade_id >= from_id]
 
     async def depth(self, instrument: Instrument, limit: int) -> DepthSnapshot:
         """Return the order book, the best `limit` levels of each side."""
@@ -133,7 +121,7 @@ class BinanceRest:
         body = await self._get("klines", query | {"limit": PAGE})
         try:
             rows = _KLINES.decode(body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise ExchangeAnswer(f"klines of {instrument.name} are not in their form: {error}") from None
         return _candles(rows) if rows else empty_candles()
 
@@ -145,7 +133,7 @@ def decoded(body: bytes) -> Any:
     """Return JSON; raises `ExchangeAnswer`."""
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         start = body[:40].decode(errors="replace")
         raise ExchangeAnswer(f"the exchange answers something that is not JSON: {start!r}", "try again later") from None
 
@@ -155,7 +143,7 @@ def binance_refusal(call: str, query: Mapping[str, Any], status: int, body: byte
     try:
         answer = msgspec.json.decode(body)
         code, text = int(answer["code"]), str(answer["msg"])
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+    except (*UNREADABLE, KeyError, TypeError, ValueError):
         return ExchangeRefused(f"{call} is refused with HTTP {status}", "check TRADING_EXCHANGE_REST_URL")
     kind = _CODES.get(code, ExchangeRefused)
     what = query.get("symbol") or query.get("symbols") or ""

@@ -5,6 +5,7 @@ socket, the REST snapshots and the store. A book that is not in step is not reco
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosedOK, WebSocketException
 
 from resources.binance import BinanceRest
 from resources.journal import TradeJournal
@@ -107,8 +108,9 @@ class BookFeed:
             self._heard_s = dict.fromkeys(self._instruments, time.monotonic())
             keeping = asyncio.create_task(self._keep(socket))
             try:
-                async for frame in socket:
-                    self._take(frame)
+                with contextlib.suppress(ConnectionClosedOK):
+                    while True:
+                        self._take(await socket.recv(decode=False))
             finally:
                 keeping.cancel()
                 (failure,) = await asyncio.gather(keeping, return_exceptions=True)
@@ -128,7 +130,7 @@ class BookFeed:
         finally:
             await socket.close()
 
-    def _take(self, frame: str | bytes) -> None:
+    def _take(self, frame: bytes) -> None:
         try:
             decoded = decode_event(frame, self._instruments, self._newest_ms)
         except BadFrame as error:

@@ -244,18 +244,17 @@ class Collector:
 
     async def _connection(self, number: int) -> None:
         """Hand on the frames of one connection until it ends."""
-        why = "the exchange closed it"
         try:
             async with connect(self._url, max_queue=1024, **SOCKET) as socket:
                 _log.info("connection %d is open", number)
                 self._core.connected(number, time.monotonic())
                 self._awake.set()
-                async for frame in socket:
+                while True:
+                    frame = await socket.recv(decode=False)  # one that is not UTF-8 must not end the connection
                     self._heard_s = time.monotonic()
                     self._core.received(number, frame, self._heard_s)
         except (OSError, WebSocketException, TimeoutError) as error:
-            why = f"{type(error).__name__}: {error}"
-        _log.warning("connection %d is lost: %s", number, why)
+            _log.warning("connection %d is lost: %s: %s", number, type(error).__name__, error)
         self._connections.pop(number, None)
         self._core.disconnected(number, time.monotonic())
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -109,10 +108,11 @@ def test_a_second_collector_leaves_the_journal_to_the_first(tmp_path: Path) -> N
     with (
         exchange(tmp_path, "--speed", "1") as port,
         TradeJournal.write(folder),
-        collector(folder, port, stderr=subprocess.PIPE) as process,
+        collector(folder, port, log=tmp_path / "log") as process,
     ):
-        _, errors = process.communicate(timeout=30)
+        process.communicate(timeout=30)
     assert process.returncode == 1
+    errors = (tmp_path / "log").read_text()
     assert "JournalHeld" in errors and str(os.getpid()) in errors
 
 

@@ -322,6 +322,10 @@ class CollectorCore:
             self._pending += 1
         elif stream.relisted:
             self._bad(BadFrame("relisted", f"{symbol} counts its ids anew from {trade.agg_trade_id}"), frame)
+        elif stream.revised(trade):
+            self._bad(
+                BadFrame("revised", f"{symbol} {trade.agg_trade_id} came otherwise before, and that is kept"), frame
+            )
         else:
             self.statistics["duplicates"] += 1
         self.newest_ms = max(self.newest_ms, trade.time_ms)

@@ -31,6 +31,9 @@ FOREVER_MS: Final = 2**53
 RESTART_MS: Final = MINUTE_MS
 """A trade this much later than all that are held, and with an id before theirs: the exchange counts anew."""
 
+RECENT: Final = 1024
+"""How many trades are remembered as they came, to find one that comes again and is another."""
+
 SILENCE: Final = 20.0
 """A stream is asked after when it has been silent for this many times its usual pause, and then ever more rarely."""
 
@@ -89,6 +92,7 @@ class SymbolStream:
         self.pending: list[AggTrade] = []
         self.fills: list[Fill] = []
         """What came over REST since they were last taken."""
+        self._recent: list[AggTrade | None] = [None] * RECENT
         self.holes = self.repaired = 0
         self.relisted = False
         """Whether ids have begun anew; nothing can be proven of what follows, and none of it is taken."""
@@ -116,8 +120,14 @@ class SymbolStream:
             if not self.relisted and not self.ledger.holds(trade.agg_trade_id):
                 self.ledger.take(trade)
                 self.pending.append(trade)
+                self._recent[trade.agg_trade_id % RECENT] = trade
                 taken += 1
         return taken
+
+    def revised(self, trade: AggTrade) -> bool:
+        """Return whether a trade came with another content before, as far as is remembered."""
+        before = self._recent[trade.agg_trade_id % RECENT]
+        return before is not None and before.agg_trade_id == trade.agg_trade_id and before != trade
 
     def _begins_anew(self, trade: AggTrade) -> bool:
         """Return whether a trade has an early id and a late time, which ids that only rise cannot have."""

@@ -42,10 +42,11 @@ class _Frame(msgspec.Struct, gc=False):
 
 
 _FRAMES: Final = msgspec.json.Decoder(_Frame)
+_PAGES: Final = msgspec.json.Decoder(list[_Event])
 
 
 def decode(frame: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> tuple[str, AggTrade] | None:
-    """Return (symbol, trade) of a combined-stream frame, or None for the answer to a command.
+    """Return (symbol, trade) of a combined-stream frame, or None for the answer to an accepted command.
 
     Args:
         frame: As received; text, or bytes of a text frame.
@@ -60,7 +61,9 @@ def decode(frame: str | bytes, instruments: Mapping[str, Instrument], newest_ms:
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise BadFrame("not_json", str(error)[:120]) from None
     if envelope.data is None:
-        if envelope.result is msgspec.UNSET and envelope.error is msgspec.UNSET:
+        if envelope.error is not msgspec.UNSET:
+            raise BadFrame("command_refused", str(envelope.error)[:120])
+        if envelope.result is msgspec.UNSET:
             raise BadFrame("no_event")
         return None
     event = envelope.data
@@ -69,6 +72,19 @@ def decode(frame: str | bytes, instruments: Mapping[str, Instrument], newest_ms:
     if event.s not in instruments:
         raise BadFrame("unknown_symbol", event.s[:40])
     return event.s, _trade(event, instruments[event.s], newest_ms)
+
+
+def decode_page(body: bytes, instrument: Instrument) -> list[AggTrade]:
+    """Return the aggregate trades of a REST answer.
+
+    Raises:
+        BadFrame: The body is no such answer, or one of its trades is none.
+    """
+    try:
+        page = _PAGES.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise BadFrame("not_json", str(error)[:120]) from None
+    return [_trade(event, instrument, 0) for event in page]
 
 
 def _trade(event: _Event, instrument: Instrument, newest_ms: int) -> AggTrade:
