@@ -1,5 +1,6 @@
 """Streams that break in every way at a thousand trades a second: what was sent is stored, once."""
 
+import json
 import random
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from resources.journal import TradeJournal
 from tests.faults.processes import (
     BUSY,
     SOAK,
@@ -129,3 +131,20 @@ def test_a_planned_change_of_connections_needs_nothing_from_rest(
     assert final["fetches"] == before["fetches"]
     assert "reconnects" not in final
     assert_exactly_the_market(folder, None, BUSY)
+
+
+def test_a_stream_that_never_comes_is_noticed_and_taken_from_rest_rows_28_and_30(tmp_path: Path) -> None:
+    """As when a subscription is accepted and ignored: the connection answers, and the other stream is well."""
+    folder, seconds = tmp_path / "journal", 15
+    silent, well = SYMBOLS
+    faults = json.dumps({"stalled": [f"{silent.lower()}@aggTrade"]})
+    with busy_exchange(tmp_path, "--faults", faults) as port:
+        options = ["--until-ms", str(START_MS + 1000 * seconds)]
+        with collector(folder, port, *options, log=tmp_path / "log") as process:
+            final = ended(process)
+    assert final["stalls"] >= 1
+    assert_exactly_the_market(folder, START_MS + 1000 * seconds, BUSY)
+    with TradeJournal.read(folder) as journal:
+        repaired = {name: sum(f.last_id - f.first_id + 1 for f in journal.fills(name)) for name in SYMBOLS}
+    print(f"trades from REST: {repaired}; {final['stalls']} stalls noticed")
+    assert repaired[silent] == BUSY * seconds and repaired[well] < BUSY * seconds / 2
