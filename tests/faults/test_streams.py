@@ -147,4 +147,4 @@ def test_a_stream_that_never_comes_is_noticed_and_taken_from_rest_rows_28_and_30
     with TradeJournal.read(folder) as journal:
         repaired = {name: sum(f.last_id - f.first_id + 1 for f in journal.fills(name)) for name in SYMBOLS}
     print(f"trades from REST: {repaired}; {final['stalls']} stalls noticed")
-    assert repaired[silent] == BUSY * seconds and repaired[well] < BUSY * seconds / 2
+    assert repaired[silent] >= BUSY * seconds and repaired[well] < BUSY * seconds / 2

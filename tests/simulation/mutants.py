@@ -27,8 +27,8 @@ MUTANTS = (
     (
         "stalled streams are not replaced",
         COLLECTOR,
-        "return bool(opened) and STALLED_MS <",
-        "return False and STALLED_MS <",
+        "asked_ms - stream.missed_ms > STALLED_MS",
+        "False",
     ),
     ("silence is never noticed", REPAIR, "> limit\n", "> 1e9 * limit\n"),
     ("closes the old connection too early", COLLECTOR, "if new.delivered_s is not None:", "if True:"),

@@ -80,7 +80,7 @@ class Pending(msgspec.Struct, frozen=True):
 class _Connection:
     """One connection; `open_s` is None until it is open, `delivered_s` until it has brought a trade.
 
-    `ending` says that the exchange announced its end.
+    `ending` says that it is to be replaced: the exchange announced its end, or it does not deliver.
     """
 
     def __init__(self, number: int) -> None:
@@ -137,6 +137,8 @@ class CollectorCore:
             return
         alone = not any(other.open_s is not None for other in self._connections.values())
         state.open_s = now_s
+        for stream in self.streams.values():
+            stream.missed_ms = None
         if alone:
             # Nobody listened before: what came meanwhile leaves no hole where nothing follows it.
             self._look_at_all(now_s)
@@ -178,9 +180,9 @@ class CollectorCore:
         doubted, self._doubted = self._doubted, []
         for connection, frame in doubted:
             self._read(connection, frame, now_s, clock_known=True)
-        if new and not fetch.hole and fetch.from_id is not None and self._stalled(asked_ms - new[0].time_ms, now_s):
+        if not fetch.hole and fetch.from_id is not None and self._stalled(stream, new, asked_ms, now_s):
             self.statistics["stalls"] += 1
-            self._replace(now_s)
+            self._replace_stalled(now_s)
 
     def refused(self, fetch: Fetch, now_s: float, wait_s: float = 0.0) -> None:
         """Note that a page was refused, or did not come; `wait_s` is how long the exchange wants to be left alone."""
@@ -278,10 +280,25 @@ class CollectorCore:
             del self._connections[connection]
             self.waiting.append(Disconnect(connection, reason))
 
-    def _stalled(self, age_ms: int, now_s: float) -> bool:
-        """Return whether a trade of this age came while a connection was open that has not brought it."""
-        opened = [state.open_s for state in self._connections.values() if state.open_s is not None]
-        return bool(opened) and STALLED_MS < age_ms < (now_s - min(opened)) * 1000
+    def _stalled(self, stream: SymbolStream, new: Sequence[AggTrade], asked_ms: int, now_s: float) -> bool:
+        """Return whether the exchange has had trades for a while that the stream should have brought and did not."""
+        open_ms = asked_ms - self._open_for_s(now_s) * 1000
+        missed = next((trade.time_ms for trade in new if trade.time_ms > open_ms), None)
+        # One page may be younger than that, where REST is asked so often that it keeps up.
+        stream.missed_ms = missed if stream.missed_ms is None else stream.missed_ms
+        return missed is not None and stream.missed_ms is not None and asked_ms - stream.missed_ms > STALLED_MS
+
+    def _open_for_s(self, now_s: float) -> float:
+        return max((now_s - c.open_s for c in self._connections.values() if c.open_s is not None), default=0.0)
+
+    def _replace_stalled(self, now_s: float) -> None:
+        """Replace a connection that does not deliver, as soon as may be; and the one after it not at once."""
+        for connection in self._connections.values():
+            connection.ending = True
+        opened = self._opened
+        self._replace(now_s)
+        if self._opened > opened:
+            self._replace_at_s = now_s + self._backoff.pause_s(self._open_for_s(now_s))
 
     def _overflow(self) -> None:
         if self._connections:

@@ -96,6 +96,8 @@ class SymbolStream:
         self.holes = self.repaired = 0
         self.relisted = False
         """Whether ids have begun anew; nothing can be proven of what follows, and none of it is taken."""
+        self.missed_ms: int | None = None
+        """Exchange time of the first trade that REST brought and the stream should have, since it last brought any."""
         self._since_ms, self._until_ms = since_ms, until_ms
         self._begun = bool(self.ledger.ranges)
         self._none_until_ms = 0
@@ -139,7 +141,7 @@ class SymbolStream:
         """Note that the stream delivered something."""
         if self._heard_s is not None:
             self._usual_s += (min(now_s - self._heard_s, LONGEST_SILENCE_S) - self._usual_s) / 32
-        self._heard_s, self._patience = now_s, 1
+        self._heard_s, self._patience, self.missed_ms = now_s, 1, None
 
     def silent(self, now_s: float) -> bool:
         """Return whether the stream has been silent for longer than is usual for it."""
@@ -167,7 +169,7 @@ class SymbolStream:
             return True
         if not self._begun:
             return self._none_until_ms >= self._until_ms
-        return self.settled and self.ledger.ranges[-1].proven_until_ms >= self._until_ms
+        return not self.ledger.open_holes() and self.ledger.ranges[-1].proven_until_ms >= self._until_ms
 
     def next_fetch(self, now_s: float) -> Fetch | None:
         """Return the page to ask for now, if any; `fetched` or `refused` must follow."""
