@@ -232,12 +232,13 @@ class Collector:
         self._awake.set()
 
     async def _end(self) -> None:
-        """Stop when all that is wanted is there; the exchange's clock decides when to ask for the last of it."""
-        if self._core.complete:
-            self.stop()
-            return
+        """Stop when the exchange's clock has come to the end and all that is wanted is there; ask for the last of it."""
         with contextlib.suppress(TradingError):
-            if await self._rest.server_time() >= self._until_ms:
+            if await self._rest.server_time() < self._until_ms:
+                return
+            if self._core.complete:
+                self.stop()
+            else:
                 self._core.look(time.monotonic())
 
     # -- network -----------------------------------------------------------------------------------------------------

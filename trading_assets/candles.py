@@ -80,8 +80,9 @@ def rolled_candles(timeframe: Timeframe, finer: list[dg.AssetsDefinition]) -> dg
         from resources.timescale.tables import CANDLE
 
         window = symbol_window(context)
-        bars = longer_bars(market.store, exchange.client, window, timeframe)
-        written = market.store.write(CANDLE, window.symbol, bars, window.lo_ms, window.hi_ms, timeframe, exact=True)
+        closed = _closed(exchange.client, window, timeframe)
+        bars = longer_bars(market.store, exchange.client, closed, timeframe)
+        written = market.store.write(CANDLE, closed.symbol, bars, closed.lo_ms, closed.hi_ms, timeframe, exact=True)
         record_days(
             context,
             market.store,
@@ -100,10 +101,11 @@ def store_minutes(market: "MarketStore", exchange: "Exchange", window: SymbolWin
     from resources.timescale.tables import CANDLE
     from trading.market.candle import empty_bars
 
-    bars = minute_bars(market, exchange, window)
-    written = market.write(CANDLE, window.symbol, bars, window.lo_ms, window.hi_ms, Timeframe.M1)
+    closed = _closed(exchange, window, Timeframe.M1)
+    bars = minute_bars(market, exchange, closed)
+    written = market.write(CANDLE, closed.symbol, bars, closed.lo_ms, closed.hi_ms, Timeframe.M1)
     # A kline that was fetched before ids proved its minute empty; a rebuild from nothing would not have it.
-    empty = empty_bars(bars, window.lo_ms, window.hi_ms, market.proven(window.symbol), Timeframe.M1)
+    empty = empty_bars(bars, closed.lo_ms, closed.hi_ms, market.proven(window.symbol), Timeframe.M1)
     return bars, written + market.drop(CANDLE, window.symbol, empty, Timeframe.M1)
 
 
@@ -112,7 +114,7 @@ def minute_bars(market: "MarketStore", exchange: "Exchange", window: SymbolWindo
     from resources.timescale.tables import TRADE
     from trading.market.candle import candles_from_trades, merge_sources, unproven
 
-    instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, Timeframe.M1)
+    instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, Timeframe.M1).hi_ms
     proven = market.proven(window.symbol)
     trades = market.read(TRADE, window.symbol, window.lo_ms, hi_ms)
     from_trades = candles_from_trades(trades, instrument, Timeframe.M1, proven)
@@ -130,7 +132,7 @@ def longer_bars(
     from resources.timescale.tables import CANDLE
     from trading.market.candle import empty_candles, fuller, lacking, roll_up
 
-    instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, timeframe)
+    instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, timeframe).hi_ms
     proven, bars = market.proven(window.symbol), empty_candles()
     wanted = [(window.lo_ms, hi_ms)]
     for finer in parts_of(timeframe):
@@ -156,9 +158,10 @@ def _klines(
     return pl.concat([exchange.klines(instrument, timeframe, lo, hi) for lo, hi in ranges])
 
 
-def _closed(exchange: "Exchange", window: SymbolWindow, timeframe: Timeframe) -> int:
-    """Return the end of the window's closed bars: an open bar is no fact yet."""
-    return max(window.lo_ms, min(window.hi_ms, timeframe.floor(exchange.now_ms())))
+def _closed(exchange: "Exchange", window: SymbolWindow, timeframe: Timeframe) -> SymbolWindow:
+    """Return the part of a window whose bars are closed: an open bar is no fact yet, and of a later one nothing is known."""
+    hi_ms = max(window.lo_ms, min(window.hi_ms, timeframe.floor(exchange.now_ms())))
+    return SymbolWindow(window.symbol, window.lo_ms, hi_ms)
 
 
 def _absent(bars: "pl.DataFrame", timeframe: Timeframe, market: MarketDatabase, window: SymbolWindow) -> dict[str, int]:

@@ -132,7 +132,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class Plan:
-    """What this demo covers: days and symbols, when each symbol's trades are played, how its exchange starts."""
+    """What this demo covers: days and symbols, when each symbol's trades are played, how its exchange starts.
+
+    `books` says whether depth was recorded. The synthetic market has it too; at full speed two runs would not begin their
+    books at the same moment, and a second run is to change nothing.
+    """
 
     symbols: tuple[str, ...]
     first_day: str
@@ -140,6 +144,7 @@ class Plan:
     end_ms: int
     live_ms: dict[str, tuple[int, int]]
     exchange_arguments: tuple[str, ...]
+    books: bool = False
 
 
 def plan_demo(request: DemoRequest, fixed: dict[str, Any], settings: "Settings") -> tuple[Plan, dict[str, Any]]:
@@ -180,7 +185,8 @@ def _plan_recording(request: DemoRequest) -> tuple[Plan, dict[str, Any]]:
     arguments = ("--recording", str(folder.resolve()), "--symbols", ",".join(symbols))
     start_ms, end_ms = recording.start_ms, recording.end_ms
     live_ms = {symbol: traded(recording, symbol) for symbol in symbols}
-    return Plan(symbols, day_of(start_ms), day_of(end_ms - 1), end_ms, live_ms, arguments), clock
+    books = (folder / "wire").is_dir()
+    return Plan(symbols, day_of(start_ms), day_of(end_ms - 1), end_ms, live_ms, arguments, books), clock
 
 
 def traded(recording: "Recording", symbol: str) -> tuple[int, int]:
@@ -302,9 +308,9 @@ def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url
     command += ["--rest", rest_url, "--ws", rest_url.replace("http", "ws", 1), "--symbols", ",".join(plan.symbols)]
     since, until = zip(*(plan.live_ms[symbol] for symbol in plan.symbols), strict=True)
     command += ["--since-ms", *map(str, since), "--until-ms", *map(str, until), "--venue", stores.venue]
-    # A recording has the stream that was recorded; the simulated market has both, and the slower one costs less.
-    books = "100" if stores.home.clock["source"] == "recording" else "1000"
-    command += ["--durability", stores.settings.journal_durability, "--books", books]
+    command += ["--durability", stores.settings.journal_durability]
+    if plan.books and not _has_books(stores, plan.symbols):
+        command += ["--books", "100"]
     log = stores.home.logs_dir / "collector.log"
     with log.open("ab") as errors:
         began = errors.tell()
@@ -313,6 +319,15 @@ def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url
         raise failed(f"the collector ended with status {done.returncode}", log, began)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return int(json.loads(lines[-1])["new_batches"]) if lines else 0
+
+
+def _has_books(stores: "Stores", symbols: Sequence[str]) -> bool:
+    if not stores.home.rocksdb_dir.exists():
+        return False
+    from resources.journal import TradeJournal
+
+    with TradeJournal.read(stores.home.rocksdb_dir) as journal:
+        return any(journal.book_before(symbol, 10**13 - 1) is not None for symbol in symbols)
 
 
 def _summary(stores: "Stores", plan: Plan, progress: Progress) -> dict[str, Any]:
