@@ -104,6 +104,9 @@ DAMAGE: dict[str, Callable[[Stores], Any]] = {
         "UPDATE md.trade_reconciliation SET verdict = 'differs', reason = 'websocket and archive differ at 1 ids: 9' "
         "WHERE time = '2026-10-31'"
     ),
+    "derivatives": lambda s: s.market.execute(
+        "DELETE FROM md.derivative WHERE (kind, time) = (SELECT kind, max(time) FROM md.derivative GROUP BY kind LIMIT 1)"
+    ),
     "candles_1m": lambda s: s.market.execute(
         "DELETE FROM md.candle WHERE timeframe = '1m' AND open_time = '2026-10-20T10:10Z'"
     ),
