@@ -23,8 +23,8 @@ demo: $(READY) ## the same main job without a UI; ends with a summary
 test: $(READY) ## run the tests
 	@$(BIN)/pytest $(ARGS)
 
-soak: $(READY) ## run the simulation, fault and backfill tests at full size (about an hour)
-	@SOAK=1 $(BIN)/pytest -s --timeout 1800 tests/simulation tests/faults tests/end_to_end/test_backfill.py $(ARGS)
+soak: $(READY) ## run the simulation, fault and backfill tests at full size (about four hours)
+	@SOAK=1 $(BIN)/pytest -s --timeout 7200 tests/simulation tests/faults tests/end_to_end/test_backfill.py $(ARGS)
 
 bench: $(READY) ## measure hot paths: ours beside the naive way and beside the limit
 	@$(BIN)/trading bench $(ARGS)

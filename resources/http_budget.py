@@ -25,11 +25,17 @@ FILE_BYTES: Final = 4096
 
 @dataclass
 class Spent:
-    """What was asked of one root: weight in a minute counted from the epoch, and until when nothing may be asked."""
+    """What was asked of one root: weight in a minute counted from the epoch, and since and until when nothing may be."""
 
     minute: int = 0
     used: int = 0
+    banned_since_s: float = 0.0
     banned_until_s: float = 0.0
+
+    @property
+    def entry(self) -> list[float]:
+        """As it is kept in the file."""
+        return [self.minute, self.used, self.banned_since_s, self.banned_until_s]
 
 
 class HttpBudget:
@@ -64,7 +70,9 @@ class HttpBudget:
         """Let nobody ask for some seconds; an earlier, longer ban stands."""
         now = self._clock()
         with self._entry(now) as spent:
-            spent.banned_until_s = max(spent.banned_until_s, now + min(max(seconds, 0.0), LONGEST_BAN_S))
+            until_s = now + min(max(seconds, 0.0), LONGEST_BAN_S)
+            if until_s > spent.banned_until_s:
+                spent.banned_since_s, spent.banned_until_s = now, until_s
 
     def reported(self, used: int, asked_at_s: float) -> None:
         """Note the weight that the exchange says was used in the minute of a call, by whomever at this address."""
@@ -84,7 +92,7 @@ class HttpBudget:
         if self._file is None:
             spent = _current(self._alone.get(self._root), now)
             yield spent
-            self._alone[self._root] = [spent.minute, spent.used, spent.banned_until_s]
+            self._alone[self._root] = spent.entry
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -94,21 +102,23 @@ class HttpBudget:
             spent = _current(entries.get(self._root), now)
             yield spent
             others = {root: entry for root, entry in entries.items() if _live(_current(entry, now))}
-            _write(descriptor, others | {self._root: [spent.minute, spent.used, spent.banned_until_s]})
+            _write(descriptor, others | {self._root: spent.entry})
         finally:
             os.close(descriptor)
 
 
 def _current(entry: Any, now: float) -> Spent:
     try:
-        minute, used, banned_until_s = entry
-        spent = Spent(int(minute), int(used), float(banned_until_s))
+        minute, used, *banned = entry
+        banned_since_s, banned_until_s = map(float, banned)
+        spent = Spent(int(minute), int(used), banned_since_s, banned_until_s)
     except (TypeError, ValueError, OverflowError):
         spent = Spent()
     if spent.minute != int(now // WINDOW_S):
         spent.minute, spent.used = int(now // WINDOW_S), 0
-    if not now < spent.banned_until_s <= now + LONGEST_BAN_S:
-        spent.banned_until_s = 0.0
+    stepped = now < spent.banned_since_s - WINDOW_S
+    if stepped or not now < spent.banned_until_s <= now + LONGEST_BAN_S:
+        spent.banned_since_s = spent.banned_until_s = 0.0
     return spent
 
 

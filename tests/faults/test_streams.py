@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from resources.journal import TradeJournal
@@ -33,8 +34,10 @@ BAD_FRAMES = {"drop": 0.005, "duplicate": 0.02, "reorder": 0.02, "malformed": 0.
 BAD_CALLS = {"rest_429": 0.05, "rest_5xx": 0.1, "rest_truncated": 0.05, "rest_html": 0.05, "rest_refused": 0.1}
 
 
-def storm(port: Exchange, ws: Proxy, rest: Proxy, until_s: float, seed: int) -> dict[str, int]:
-    """Let one fault follow another until a moment; return how often each struck."""
+def storm(
+    port: Exchange, ws: Proxy, rest: Proxy, until_s: float, seed: int, weakened: psutil.Process
+) -> tuple[dict[str, int], list[tuple[int, int]]]:
+    """Let one fault follow another until a moment; return how often each struck, and memory and open files meanwhile."""
     chance, struck = random.Random(seed), dict[str, int]()
 
     def plan(**more: Any) -> None:
@@ -55,6 +58,7 @@ def storm(port: Exchange, ws: Proxy, rest: Proxy, until_s: float, seed: int) -> 
         "shutdown": lambda: plan(shutdown=0.001, shutdown_lead_s=0.5),
     }
     order: list[str] = []
+    measured: list[tuple[int, int]] = []
     while (left_s := until_s - time.monotonic()) > 0:
         if not order:
             order = chance.sample(list(faults), len(faults))
@@ -65,8 +69,9 @@ def storm(port: Exchange, ws: Proxy, rest: Proxy, until_s: float, seed: int) -> 
         time.sleep(min(left_s, chance.uniform(0.5, 3.0) if chance.random() < 0.9 else chance.uniform(6.0, 12.0)))
         ws.healthy()
         rest.healthy()
+        measured.append((weakened.memory_info().rss, weakened.num_fds()))
     port.set_faults()
-    return struck
+    return struck, measured
 
 
 def test_what_was_sent_in_a_storm_is_stored_once(tmp_path: Path) -> None:
@@ -75,7 +80,7 @@ def test_what_was_sent_in_a_storm_is_stored_once(tmp_path: Path) -> None:
         began = time.monotonic()
         with collector(folder, rest.port, "--until-ms", str(end_ms), ws=ws.port, log=tmp_path / "log") as process:
             until(lambda: settled(folder), process)
-            struck = storm(port, ws, rest, began + STORM_S, seed=29)
+            struck, measured = storm(port, ws, rest, began + STORM_S, 29, psutil.Process(process.pid))
             calm = time.monotonic()
             final = ended(process, CALM_S)
         caught_up_s = time.monotonic() - calm
@@ -90,6 +95,9 @@ def test_what_was_sent_in_a_storm_is_stored_once(tmp_path: Path) -> None:
         f"{shown}; "
         f"holes {final['holes']}, open for {final['hole_repair_ms']} ms; caught up {caught_up_s:.1f} s after the storm"
     )
+    memory, files = zip(*measured[len(measured) // 3 :], strict=True)
+    print(f"memory {memory[0] / 2**20:.0f} … {memory[-1] / 2**20:.0f} MiB, open files {min(files)} … {max(files)}")
+    assert max(memory) < memory[0] + 64 * 2**20 and max(files) < min(files) + 50
     assert stored == STORM_S * BUSY * len(SYMBOLS)
     assert final["bad_frames"].keys() == {"not_json"}
     assert final["reconnects"] and final["duplicates"] and final["repaired"] and final["hole_repair_ms"]
@@ -148,3 +156,15 @@ def test_a_stream_that_never_comes_is_noticed_and_taken_from_rest_rows_28_and_30
         repaired = {name: sum(f.last_id - f.first_id + 1 for f in journal.fills(name)) for name in SYMBOLS}
     print(f"trades from REST: {repaired}; {final['stalls']} stalls noticed")
     assert repaired[silent] >= BUSY * seconds and repaired[well] < BUSY * seconds / 2
+
+
+def test_a_clock_that_jumps_by_an_hour_changes_nothing_that_is_stored(tmp_path: Path) -> None:
+    folder, end_ms = tmp_path / "journal", START_MS + 12_000
+    options, program = ["--until-ms", str(end_ms)], ("tests.faults.stepping_clock",)
+    with (
+        busy_exchange(tmp_path, "--faults", json.dumps({"seed": 3, "drop": 0.01, "rest_429": 0.1})) as port,
+        collector(folder, port, *options, program=program, log=tmp_path / "log") as process,
+    ):
+        final = ended(process)
+    assert final["holes"] and "reconnects" not in final
+    assert_exactly_the_market(folder, end_ms, BUSY)

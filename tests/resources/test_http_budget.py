@@ -93,6 +93,16 @@ def test_a_ban_written_under_another_clock_is_forgotten(tmp_path: Path) -> None:
     assert other.take(1) == 0
 
 
+def test_a_short_ban_lasts_no_hour_when_the_clock_is_set_back_by_one(tmp_path: Path) -> None:
+    clock = Clock()
+    one, other = pair(tmp_path, clock)
+    one.forbid(5)
+    clock.now_s -= 1
+    assert 0 < other.take(1) <= 6
+    clock.now_s -= 3600
+    assert other.take(1) == 0
+
+
 def test_the_file_stays_small_however_many_roots_came_and_went(tmp_path: Path) -> None:
     file, clock = tmp_path / "rest_budget.json", Clock()
     for port in range(300):
