@@ -162,7 +162,7 @@ def test_a_clock_that_jumps_by_an_hour_changes_nothing_that_is_stored(tmp_path: 
     folder, end_ms = tmp_path / "journal", START_MS + 12_000
     options, program = ["--until-ms", str(end_ms)], ("tests.faults.stepping_clock",)
     with (
-        busy_exchange(tmp_path, "--faults", json.dumps({"seed": 3, "drop": 0.01, "rest_429": 0.1})) as port,
+        busy_exchange(tmp_path, "--faults", json.dumps({"seed": 3, "drop": 0.002, "rest_429": 0.1})) as port,
         collector(folder, port, *options, program=program, log=tmp_path / "log") as process,
     ):
         final = ended(process)
