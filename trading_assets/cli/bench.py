@@ -5,7 +5,14 @@ from typing import Any
 
 from trading.errors import TradingError
 
-SUBJECTS = ("candles", "indicators", "profile", "trades")
+SUBJECTS = {
+    "trades": ("trades", "candles", "profile", "collector"),
+    "candles": ("candles",),
+    "profile": ("profile",),
+    "collector": ("collector",),
+    "indicators": ("indicators",),
+}
+"""Benchmark modules by subject; trades are followed from the wire to what is made of them."""
 
 
 class UnknownBenchmark(TradingError):
@@ -27,7 +34,8 @@ def bench(subject: str, quiet: bool) -> dict[str, Any]:
 
     console = Console(stderr=True)
     answer: dict[str, Any] = {}
-    for name in SUBJECTS if subject == "all" else (subject,):
+    wanted = SUBJECTS.values() if subject == "all" else (SUBJECTS[subject],)
+    for name in dict.fromkeys(name for names in wanted for name in names):
         with console.status(f"measuring {name}"):
             for comparison in import_module(f"benchmarks.{name}").comparisons():
                 answer |= {comparison.name: comparison.describe(), **comparison.ratios()}
