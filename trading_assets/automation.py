@@ -44,12 +44,14 @@ def _requests(
     names = context.instance.get_dynamic_partitions(symbols.name or "")
     if not names:
         return  # nothing to ask for until "instruments" has been materialized once
+    # A picture stays in the event log for good, so of a day's refreshes only the first in each hour draws.
+    plots = "no" if label == "today" and context.scheduled_execution_time.minute >= 15 else "yes"
     for symbol in names:
         for day in days:
             yield dg.RunRequest(
                 run_key=f"{label}/{context.scheduled_execution_time:%Y-%m-%dT%H:%M}/{symbol}/{day}",
                 partition_key=partition_key(symbol, day),
-                tags={"dagster/priority": priority, "refresh": label},
+                tags={"dagster/priority": priority, "refresh": label, "plots": plots},
             )
 
 

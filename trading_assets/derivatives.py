@@ -12,7 +12,7 @@ import dagster as dg
 
 from resources.wiring import ExchangeClient, MarketDatabase
 from trading_assets.catalogue import daily
-from trading_assets.materialized import column_schema, finish, record_days
+from trading_assets.materialized import column_schema, draws, finish, record_days
 from trading_assets.partitions import SymbolWindow, symbol_window
 from trading_assets.trades import instruments
 
@@ -55,7 +55,8 @@ def derivatives(context: dg.AssetExecutionContext, market: MarketDatabase, excha
     held = derivatives_as_of(market.store, window.symbol, window.lo_ms, window.hi_ms)
     days = covered(held, fetched, window)
     set_coverage(market.store, window.symbol, days)
-    record_days(context, market.store, DERIVATIVE, window, written, **_states(days), **_plot(held, window.symbol))
+    plot = _plot(held, window.symbol) if draws(context) else {}
+    record_days(context, market.store, DERIVATIVE, window, written, **_states(days), **plot)
 
 
 def covered(held: "pl.DataFrame", fetched: "Fetched", window: SymbolWindow) -> "list[DayCoverage]":

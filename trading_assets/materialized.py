@@ -34,6 +34,11 @@ def report(asset: str, symbol: str, changed: dict[str, int]) -> None:
         print(json.dumps(line), file=sys.stdout, flush=True)
 
 
+def draws(context: dg.AssetExecutionContext) -> bool:
+    """Return whether a run is to draw pictures; see `trading_assets.automation`."""
+    return context.run.tags.get("plots") != "no"
+
+
 def record_days(
     context: dg.AssetExecutionContext,
     market: "MarketStore",

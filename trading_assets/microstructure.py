@@ -14,7 +14,7 @@ from resources.wiring import MarketDatabase, TradeJournalReader
 from trading.market.timeframe import DAY_MS, MINUTE_MS, Timeframe
 from trading_assets.candles import candles_1m
 from trading_assets.catalogue import daily
-from trading_assets.materialized import column_schema, record_days
+from trading_assets.materialized import column_schema, draws, record_days
 from trading_assets.partitions import SymbolWindow, day_key, symbol_window
 from trading_assets.trades import agg_trades, trade_batches
 
@@ -55,7 +55,8 @@ def write_days(
         if day_ms >= since_ms:
             rows = rows_of(day_ms)
             written += market.write(table, window.symbol, rows, day_ms, day_ms + DAY_MS, exact=True)
-    last = {} if rows is None or rows.is_empty() else {name: make(rows) for name, make in describe.items()}
+    wanted = {name: make for name, make in describe.items() if name != "plot" or draws(context)}
+    last = {} if rows is None or rows.is_empty() else {name: make(rows) for name, make in wanted.items()}
     record_days(context, market, table, window, written, **{k: v for k, v in last.items() if v is not None})
 
 

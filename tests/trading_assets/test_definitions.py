@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,13 +69,16 @@ def test_the_lineage_is_the_one_that_was_agreed() -> None:
 
 
 def evaluated(schedule: dg.ScheduleDefinition, moment: datetime) -> list[str]:
+    return [request.partition_key or "" for request in requested(schedule, moment)]
+
+
+def requested(schedule: dg.ScheduleDefinition, moment: datetime) -> Sequence[dg.RunRequest]:
     with TemporaryDirectory() as folder, dg.DagsterInstance.local_temp(folder) as instance:
         instance.add_dynamic_partitions(symbols.name or "", ["BTCUSDT", "ETHUSDT"])
         with dg.build_schedule_context(
             instance, scheduled_execution_time=moment, repository_def=defs.get_repository_def()
         ) as context:
-            requests = schedule.evaluate_tick(context).run_requests or []
-    return [request.partition_key or "" for request in requests]
+            return schedule.evaluate_tick(context).run_requests or []
 
 
 def test_the_daily_run_asks_for_yesterday_and_for_the_day_whose_outcomes_matured() -> None:
@@ -91,6 +95,12 @@ def test_the_refresh_asks_for_today_at_any_minute(hour: int, minute: int, day: s
     date = 20 if hour else 21
     keys = evaluated(refresh_today, datetime(2026, 11, date, hour, minute, tzinfo=UTC))
     assert keys == [partition_key("BTCUSDT", day), partition_key("ETHUSDT", day)]
+
+
+@pytest.mark.parametrize(("minute", "plots"), [(0, "yes"), (15, "no"), (45, "no")])
+def test_one_refresh_an_hour_draws(minute: int, plots: str) -> None:
+    requests = requested(refresh_today, datetime(2026, 11, 20, 9, minute, tzinfo=UTC))
+    assert {request.tags["plots"] for request in requests} == {plots}
 
 
 @pytest.mark.parametrize("key", ["2025-02-30|BTCUSDT", "2026-11-20|NOPEUSDT", "2099-01-01|BTCUSDT", "BTCUSDT"])
