@@ -143,7 +143,7 @@ def test_a_planned_change_of_connections_needs_nothing_from_rest(
 
 def test_a_stream_that_never_comes_is_noticed_and_taken_from_rest_rows_28_and_30(tmp_path: Path) -> None:
     """As when a subscription is accepted and ignored: the connection answers, and the other stream is well."""
-    folder, seconds = tmp_path / "journal", 15
+    folder, seconds = tmp_path / "journal", 10
     silent, well = SYMBOLS
     faults = json.dumps({"stalled": [f"{silent.lower()}@aggTrade"]})
     with busy_exchange(tmp_path, "--faults", faults) as port:
@@ -159,7 +159,7 @@ def test_a_stream_that_never_comes_is_noticed_and_taken_from_rest_rows_28_and_30
 
 
 def test_a_clock_that_jumps_by_an_hour_changes_nothing_that_is_stored(tmp_path: Path) -> None:
-    folder, end_ms = tmp_path / "journal", START_MS + 12_000
+    folder, end_ms = tmp_path / "journal", START_MS + 7_000
     options, program = ["--until-ms", str(end_ms)], ("tests.faults.stepping_clock",)
     with (
         busy_exchange(tmp_path, "--faults", json.dumps({"seed": 3, "drop": 0.002, "rest_429": 0.1})) as port,
