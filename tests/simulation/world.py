@@ -23,7 +23,7 @@ START_MS = 1_760_054_400_000
 DAY_S = 86_400.0
 CALM_S = 3_600.0
 KEPT_S = 3_600.0
-MOST_PENDING = 60
+MOST_PENDING = 30
 SYMBOLS = ("BTCUSDT", "币安人生USDT")
 INSTRUMENTS = {name: Instrument("sim", name, name[:-4], "USDT", 2, 3) for name in SYMBOLS}
 
