@@ -83,6 +83,8 @@ class Collector:
         self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
         self._ack, self._retention_ms = ack, retention_days * DAY_MS
         ranges = {name: _held(journal, name) for name in instruments}
+        # What the journal dropped is in the database; it is not to be fetched again.
+        wanted = {name: (max(since, journal.kept_since_ms(name)), until) for name, (since, until) in wanted.items()}
         uniform = random.Random(seed).uniform  # noqa: S311
         self._core = CollectorCore(self._instruments, ranges, wanted, uniform, lifetime_s=lifetime_s)
         self._until_ms = max(until_ms for _, until_ms in wanted.values())

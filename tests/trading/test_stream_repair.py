@@ -1,6 +1,9 @@
 """When the trades of a symbol are all there up to a moment."""
 
+import pytest
+
 from trading.market.trade import AggTrade
+from trading.stream.contiguity import IdRange
 from trading.stream.repair import PAGE, SETTLE_S, SymbolStream
 
 
@@ -63,3 +66,20 @@ def test_a_page_that_ends_early_is_not_the_end() -> None:
     again = stream.next_fetch(0.2 + SETTLE_S)
     assert again is not None and again.from_id == 10
     assert not stream.settled
+
+
+@pytest.mark.parametrize(
+    ("ranges", "from_id"),
+    [
+        ([], None),
+        ([IdRange(50, 59, 5_000, 6_000)], None),  # ended before anything was proven of the time from 1,000 on
+        ([IdRange(10, 59, 1_000, 6_000)], 60),
+        ([IdRange(10, 59, 500, 6_000)], 60),
+    ],
+)
+def test_the_time_from_the_wanted_moment_on_is_asked_for_until_it_is_proven(
+    ranges: list[IdRange], from_id: int | None
+) -> None:
+    fetch = SymbolStream("BTCUSDT", ranges, since_ms=1_000).next_fetch(0.0)
+    assert fetch is not None
+    assert (fetch.from_id, fetch.since_ms if from_id is None else 1_000) == (from_id, 1_000)

@@ -99,7 +99,8 @@ class SymbolStream:
         self.missed_ms: int | None = None
         """Exchange time of the first trade that REST brought and the stream should have, since it last brought any."""
         self._since_ms, self._until_ms = since_ms, until_ms
-        self._begun = bool(self.ledger.ranges)
+        # A process that ended before its first page came holds trades, and nothing is proven of the time before them.
+        self._begun = bool(self.ledger.ranges) and self.ledger.ranges[0].proven_from_ms <= since_ms
         self._none_until_ms = 0
         self._asked: Fetch | None = None
         self._not_before_s, self._pause_s = 0.0, FIRST_PAUSE_S
