@@ -110,9 +110,9 @@ class TradeJournal:
         """Make a checkpoint of all that was written and return its folder."""
         return self._db.checkpoint()
 
-    def sync(self, when_due: bool = False) -> None:
-        """Sync what was appended; `when_due`: only when the last sync is a second old."""
-        self._db.sync(when_due)
+    def sync(self) -> None:
+        """Sync what was appended."""
+        self._db.sync()
 
     def compact(self) -> None:
         """Rewrite the tables now, as RocksDB does by and by; gives back the space of what was deleted."""

@@ -250,9 +250,9 @@ class Database:
         if sync:
             self._synced = now
 
-    def sync(self, when_due: bool = False) -> None:
-        """Sync what was written; `when_due`: only when the last sync is a second old."""
-        if self._failure is None and not (when_due and self._clock() - self._synced < SYNC_S):
+    def sync(self) -> None:
+        """Sync what was written."""
+        if self._failure is None:
             self._asked("synced", lambda: self._db.flush_wal(True))
             self._synced = self._clock()
 

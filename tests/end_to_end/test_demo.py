@@ -203,7 +203,6 @@ def test_the_code_blocks_of_the_docs_are_of_a_language_that_is_checked() -> None
 
 
 def test_the_commands_of_the_docs_run(home: Path, first: dict[str, Any], tmp_path: Path) -> None:
-
     lines = [line for block in blocks("sh") for line in block.splitlines() if line]
     assert lines
     for line in lines:

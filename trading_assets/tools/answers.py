@@ -180,7 +180,7 @@ class Markets:
         seen = self._observe(symbol, as_of, seconds=HEALTH_S)
 
         def health(books: Sequence[BookSnapshot]) -> dict[str, Any]:
-            basis = _bases(seen.books)[0]
+            basis = seen.books.basis[0]
             return {"records": len(books), "known_share": basis.covered, "last_update_id": books[-1].last_update_id}
 
         return self._answer(seen, seen.books, health)
@@ -205,7 +205,7 @@ class Markets:
         seen = self._observe(symbol, as_of, hours=volume_window_hours, seconds=recent_secs)
         made: MarketReport = survey(seen)
         text = markdown(made, include_sections or SECTIONS)
-        sources = Known(text, _bases(seen.trades) + _bases(seen.books))
+        sources = Known(text, seen.trades.basis + seen.books.basis)
         return self._answer(seen, sources, lambda report: {"markdown": report})
 
     # -- answers -----------------------------------------------------------------------------------------------------
@@ -248,10 +248,6 @@ def _warnings(staleness_s: float | None, completeness: float | None, bases: Sequ
         share = int(1000 * completeness) / 10
         found.append(f"{share:g} % of the window is proven complete; 'trading gaps' says what is missing")
     return found
-
-
-def _bases(source: Known[Any] | Missing) -> tuple[Basis, ...]:
-    return source.basis
 
 
 def _window(source: Known[Any] | Missing) -> tuple[int, int]:

@@ -63,14 +63,17 @@ def observed(
     """Return what `observe` does, out of a journal that is open already, or without one."""
     hi_ms = as_of_ms or newest_ms(stores, journal, instrument.name)
     trades = _trades(stores, journal, instrument.name, hi_ms - window_ms, hi_ms)
+    books = _books(journal, instrument.name, hi_ms - recent_ms, hi_ms)
+    # Beside no book a usual spread says nothing, and it takes a look at each minute of a day.
+    usual_bps = _usual_spread_bps(journal, instrument.name, hi_ms - recent_ms) if isinstance(books, Known) else None
     return Observed(
         instrument=instrument,
         as_of_ms=hi_ms,
         trades=trades,
         recent_trades=_trades(stores, journal, instrument.name, hi_ms - recent_ms, hi_ms),
-        books=_books(journal, instrument.name, hi_ms - recent_ms, hi_ms),
+        books=books,
         depth=Missing("raw depth diffs are not kept", "record them and pass them to trading.microstructure"),
-        usual_spread_bps=_usual_spread_bps(journal, instrument.name, hi_ms - recent_ms),
+        usual_spread_bps=usual_bps,
     )
 
 
