@@ -1,4 +1,4 @@
-"""One `trading up` for all tests that need one; the last of them kill it."""
+"""One `trading up` for the tests of a file; the last of them may kill it."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 from tests.end_to_end.running import Running, until
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("up")
     running = Running(folder / "home")
