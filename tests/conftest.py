@@ -1,5 +1,6 @@
-"""What many tests share: one PostgreSQL for the whole session."""
+"""What many tests share: one PostgreSQL for the whole session, and an environment that no test changes for another."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,16 @@ from resources.timescale.store import MarketStore
 # No test measures time; the first call of a compiled function takes a second.
 settings.register_profile("timeless", deadline=None)
 settings.load_profile("timeless")
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Give the next test the environment that this one found: a command sets variables for the processes it starts."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,9 @@ from tests.end_to_end.running import Running, until
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("up")
     running = Running(folder / "home")
-    until(running.said("everything is running"), 120, "the first materialization")
-    yield running
-    running.process.kill()
-    running.process.wait()
+    try:
+        until(running.said("everything is running"), 120, "the first materialization")
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()

@@ -1,6 +1,7 @@
 """One `trading up` as a user runs it, for tests to watch, ask and disturb."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from resources.dagster_graphql import DagsterUi
 
@@ -21,11 +23,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def unset_environment() -> dict[str, str]:
+    """Return this process's environment without the settings of `trading`."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TRADING_")}
+
+
 def until(holds: Callable[[], object], longest_s: float, what: str) -> None:
     deadline = time.monotonic() + longest_s
     while not holds():
         assert time.monotonic() < deadline, f"{what} not within {longest_s} s"
         time.sleep(0.2)
+
+
+def trading(home: Path, *arguments: str, **settings: str) -> dict[str, Any]:
+    """Run the command line with `--json`, with these settings alone, and return its answer and exit status."""
+    command = [sys.executable, "-m", "trading_assets.cli.main", *arguments, "--home", str(home), "--json"]
+    environment = unset_environment() | settings
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]) | {"status": done.returncode}
 
 
 class Running:
@@ -40,6 +56,7 @@ class Running:
                 [*UP, "--home", str(home), "--days", "1", "--port", str(self.port)],
                 stdout=output,
                 stderr=output,
+                env=unset_environment(),
                 start_new_session=True,
             )
         until(self.said("Dagster UI on"), 90, "the UI")
@@ -60,9 +77,7 @@ class Running:
 
     def command(self, *words: str) -> dict:
         """Run one command of `trading` on this home and return its answer, an error included."""
-        command = [sys.executable, "-m", "trading_assets.cli.main", *words, "--json", "--home", str(self.home)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        return json.loads(done.stdout.splitlines()[-1])
+        return trading(self.home, *words)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)

@@ -72,6 +72,7 @@ def made_of(name: str) -> set[str]:
 def launch(up: Running, keys: Sequence[str]) -> str:
     selection = [{"path": [name]} for name in statistics(up)]
     answer = up.ui.ask(LAUNCH, {"params": {"partitionNames": list(keys), "assetSelection": selection}})
+    assert "backfillId" in answer["launchPartitionBackfill"], answer
     return answer["launchPartitionBackfill"]["backfillId"]
 
 

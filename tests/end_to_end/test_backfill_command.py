@@ -1,9 +1,5 @@
 """`trading backfill --from-trades` as a user runs it: offline, again, with a bad file, and without anything to ask."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +9,12 @@ from resources.home import Home
 from resources.simulator.archive import zipped
 from resources.simulator.synthetic import SyntheticMarket
 from tests.archives import publish, publish_bytes
+from tests.end_to_end.running import trading
 from trading.market.archive import ArchiveFile
 from trading.market.timeframe import DAY_MS
 
 SYMBOL, END = "BTCUSDT", "2026-03-04"
 MARKET = SyntheticMarket(7, [SYMBOL])
-
-
-def trading(home: Path, *arguments: str, **settings: str) -> dict[str, Any]:
-    """Run the command line with `--json` and return its answer."""
-    command = [sys.executable, "-m", "trading_assets.cli.main", *arguments, "--home", str(home), "--json"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("TRADING_")} | settings
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]) | {"status": done.returncode}
 
 
 def backfill(home: Path, start: str, end: str, **settings: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from resources.journal import TradeJournal
 from resources.lmdb import LmdbStore
 from resources.stores import Stores, open_stores
 from resources.timescale.tables import FEATURE
+from tests.end_to_end.running import trading
 from tests.recorded import recorded
 from trading_assets.checks import CHECKS
 from trading_assets.cli.similar import similar
@@ -26,17 +27,8 @@ END = "2026-11-01"
 SYMBOL = "BTCUSDT"
 
 
-def trading(*arguments: str, home: Path) -> dict[str, Any]:
-    """Run the command line with `--json` and return its answer."""
-    command = [sys.executable, "-m", "trading_assets.cli.main", *arguments, "--home", str(home), "--json"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("TRADING_")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]) | {"status": done.returncode}
-
-
 def demo(home: Path, *more: str) -> dict[str, Any]:
-    return trading("demo", "--days", "29", "--end", END, "--symbols", SYMBOL, *more, home=home)
+    return trading(home, "demo", "--days", "29", "--end", END, "--symbols", SYMBOL, *more)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +42,8 @@ def first(home: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def stores(home: Path, first: dict[str, Any]) -> Iterator[Stores]:
-    os.environ["TRADING_SYMBOLS"] = SYMBOL
+def stores(home: Path, first: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Stores]:
+    monkeypatch.setenv("TRADING_SYMBOLS", SYMBOL)
     with open_stores(home) as opened:
         yield opened
 
@@ -215,7 +207,7 @@ def test_the_commands_of_the_docs_run(home: Path, first: dict[str, Any], tmp_pat
 
 
 def test_an_unknown_symbol_is_one_clear_sentence(home: Path, first: dict[str, Any]) -> None:
-    answer = trading("similar", "NOPEUSDT", home=home)
+    answer = trading(home, "similar", "NOPEUSDT")
     assert answer["status"] == 1
     assert "NOPEUSDT" in answer["error"]
     assert answer["hint"]
@@ -233,10 +225,10 @@ def test_recorded_trades_make_the_candles_that_another_program_made(tmp_path: Pa
     folder = tmp_path / "recording" / "aggTrades"
     folder.mkdir(parents=True)
     (folder / "XRPETH.jsonl.gz").write_bytes(source.read_bytes())
-    summary = trading("demo", "--recording", str(tmp_path / "recording"), home=tmp_path / "home")
+    summary = trading(tmp_path / "home", "demo", "--recording", str(tmp_path / "recording"))
     assert (summary["trades"], summary["trade_gaps"], summary["checks"]["failed"]) == (12_477, 0, 0)
     out = tmp_path / "candles.parquet"
-    trading("export", "candles", "--symbol", "XRPETH", "--timeframe", "1m", "--out", str(out), home=tmp_path / "home")
+    trading(tmp_path / "home", "export", "candles", "--symbol", "XRPETH", "--timeframe", "1m", "--out", str(out))
     ours = pl.read_parquet(out)
     columns = ["open", "high", "low", "close", "volume"]
     assert ours.select(columns).equals(theirs.sort("date").select(columns))
