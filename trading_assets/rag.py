@@ -11,6 +11,7 @@ import dagster as dg
 from resources.wiring import LmdbProjection, MarketDatabase, StateIndex
 from trading.market.timeframe import DAY_MS, HOUR_MS
 from trading_assets.catalogue import RESEARCH, daily
+from trading_assets.derivatives import derivatives
 from trading_assets.indicators import lmdb_candles, lmdb_indicators
 from trading_assets.materialized import column_schema, finish, record_days
 from trading_assets.partitions import SymbolWindow, symbol_window
@@ -29,16 +30,18 @@ LONG_HISTORY_MS = 21 * 4 * HOUR_MS + DAY_MS
 
 @dg.asset(
     **daily("rag", "postgres", "lmdb", owners=RESEARCH),
-    deps=[lmdb_candles, lmdb_indicators],
+    deps=[lmdb_candles, lmdb_indicators, derivatives],
     metadata=column_schema({"time": "timestamptz", "price": "float8", "…": "33 fields of the state", "digest": "text"}),
 )
 def market_snapshots(context: dg.AssetExecutionContext, market: MarketDatabase, lmdb: LmdbProjection) -> None:
-    """One row is the state of one market at one quarter of an hour, from 3m and 4h bars that had closed by then."""
-    from resources.timescale.tables import SNAPSHOT
+    """One row is the state of one market at one quarter of an hour: bars, open interest and funding as known by then."""
+    from resources.timescale.tables import DERIVATIVE, SNAPSHOT
+    from trading.rag.contract import HISTORY_MS
     from trading.rag.snapshot import snapshots
 
     window = symbol_window(context)
-    states, rejected = snapshots(window.symbol, *_bars(lmdb.store, window), window.lo_ms, window.hi_ms)
+    contract = market.store.read(DERIVATIVE, window.symbol, window.lo_ms - HISTORY_MS, window.hi_ms)
+    states, rejected = snapshots(window.symbol, *_bars(lmdb.store, window), contract, window.lo_ms, window.hi_ms)
     written = market.store.write(SNAPSHOT, window.symbol, states, window.lo_ms, window.hi_ms, exact=True)
     record_days(
         context, market.store, SNAPSHOT, window, written, warm=int(states["warm"].sum()), rejected=len(rejected)

@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trading.indicators.recursion import indicators_of_days
+from trading.market.derivatives import DERIVATIVE_SCHEMA, Funding, OpenInterest, funding_rows, open_interest_rows
 from trading.market.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, Timeframe
+from trading.rag.contract import FEWEST, HISTORY_MS, PUBLISHED_MS, STALE_FUNDING_MS, contract_at
 from trading.rag.features import CLIP, FEATURES, SCALES, features
 from trading.rag.grid import Grid, Ints, slope
 from trading.rag.outcomes import outcomes
 from trading.rag.snapshot import INTERVAL_MS, SERIES, snapshots
 from trading.rag.statistics import neighbour_statistics
 
-M3, H4 = Timeframe.M3.ms, Timeframe.H4.ms
+M3, M5, H4 = Timeframe.M3.ms, Timeframe.M5.ms, Timeframe.H4.ms
 START = 19_000 * DAY_MS
 DAYS = 30
 LO, HI = START + 27 * DAY_MS, START + DAYS * DAY_MS
@@ -41,6 +43,16 @@ def market(seed: int = 1) -> pl.DataFrame:
             "volume": 1.0 + random.random(bars) * 9,
         }
     )
+
+
+@cache
+def contract(seed: int = 2) -> pl.DataFrame:
+    """Return the open interest of every five minutes and the fundings of every eight hours, known at once."""
+    random = np.random.default_rng(seed)
+    interest = [OpenInterest(time, 80_000 + 500 * random.random()) for time in range(START, HI, M5)]
+    settled = [time + (3, -2 * MINUTE_MS)[n % 2] for n, time in enumerate(range(START, HI, 8 * HOUR_MS))]
+    fundings = [Funding(time, random.normal(0, 1e-4)) for time in settled]
+    return pl.concat([open_interest_rows(interest, 0), funding_rows(fundings, 0)])
 
 
 def rolled_up(candles: pl.DataFrame) -> pl.DataFrame:
@@ -69,12 +81,15 @@ class Memory:
     long_indicators: pl.DataFrame
 
 
-def remembered(candles: pl.DataFrame, lo_ms: int = LO, hi_ms: int = HI) -> Memory:
+def remembered(
+    candles: pl.DataFrame, lo_ms: int = LO, hi_ms: int = HI, derivatives: pl.DataFrame | None = None
+) -> Memory:
     long = rolled_up(candles)
     short_indicators = indicators_of_days(candles, Timeframe.M3, lo_ms - 2 * DAY_MS, hi_ms)
     long_indicators = indicators_of_days(long, Timeframe.H4, START, hi_ms)
     frames = (candles, short_indicators, long, long_indicators)
-    states, rejected = snapshots("BTCUSDT", *frames, lo_ms, hi_ms)
+    derivatives = contract() if derivatives is None else derivatives
+    states, rejected = snapshots("BTCUSDT", *frames, derivatives, lo_ms, hi_ms)
     return Memory(candles, long, states, rejected, features(*frames, states), short_indicators, long_indicators)
 
 
@@ -97,8 +112,13 @@ def assert_nothing_later_matters(cut_ms: int, seed: int) -> None:
     later = market().filter(pl.col("open_time") + M3 > cut_ms)
     noise = np.random.default_rng(seed).random(len(later)) * 1e9
     poisoned = later.with_columns(*(pl.Series(name, noise) for name in ("open", "high", "low", "close", "volume")))
-    for candles in (known, pl.concat([known, poisoned])):
-        memory = remembered(candles)
+    said = contract().filter(pl.col("time_ms") <= cut_ms - PUBLISHED_MS)
+    unsaid = (
+        contract().filter(pl.col("time_ms") > cut_ms - PUBLISHED_MS).with_columns(open_interest=1e9, funding_rate=1.0)
+    )
+    corrected = said.with_columns(known_at_ms=pl.col("known_at_ms") + 1, open_interest=1e9, funding_rate=1.0)
+    for candles, derivatives in ((known, said), (pl.concat([known, poisoned]), pl.concat([said, unsaid, corrected]))):
+        memory = remembered(candles, derivatives=derivatives)
         assert until(memory.states, cut_ms).equals(until(truth().states, cut_ms))
         assert until(memory.vectors, cut_ms).equals(until(truth().vectors, cut_ms))
 
@@ -159,7 +179,8 @@ def test_a_state_equals_one_read_bar_by_bar(place: int) -> None:
     assert state["price_change_4h"] == pytest.approx(100 * (state["price"] / short[now - 4 * HOUR_MS]["close"] - 1))
     assert state["ema_ratio_20_50"] == state["ema_20_4h"] / state["ema_50_4h"]
     assert state["rsi_7_slope"] == pytest.approx(np.polyfit(range(10), state["rsi_7_values"], 1)[0], abs=1e-9)
-    assert state["open_interest_latest"] is state["funding_rate"] is None
+    said = [state[name] for name in ("open_interest_latest", "open_interest_avg_24h", "funding_rate")]
+    assert said == pytest.approx(said_of(time_ms, contract()), rel=1e-12)
 
 
 def test_a_missing_bar_is_null_in_its_place_and_shifts_nothing() -> None:
@@ -213,7 +234,7 @@ def test_no_bars_make_no_states() -> None:
 def test_a_digest_names_its_symbol_moment_and_values() -> None:
     memory = truth()
     frames = (memory.short, memory.short_indicators, memory.long, memory.long_indicators)
-    other, _ = snapshots("ETHUSDT", *frames, LO, HI)
+    other, _ = snapshots("ETHUSDT", *frames, contract(), LO, HI)
     digests = {*memory.states["digest"], *other["digest"]}
     assert len(digests) == 2 * len(memory.states)
     assert all(len(digest) == 64 for digest in digests)
@@ -373,3 +394,55 @@ def test_statistics_count_days_and_leave_unknown_outcomes_out() -> None:
     assert statistics["1h"]["p50_pct"] == 0.5
     assert statistics["1h"]["share_up"] == 0.5
     assert "24h" not in statistics
+
+
+def said_of(at_ms: int, derivatives: pl.DataFrame) -> tuple[float | None, float | None, float | None]:
+    """Return what is known of the contract at a moment, by a loop over its rows."""
+    first: dict[tuple[str, int], dict[str, float]] = {}
+    for row in derivatives.sort("known_at_ms").iter_rows(named=True):
+        first.setdefault((row["kind"], row["time_ms"]), row)
+    known = {key: row for key, row in first.items() if key[1] <= at_ms - PUBLISHED_MS}
+    interest = {t: row["open_interest"] for (kind, t), row in known.items() if kind == "open_interest" and t % M5 == 0}
+    newest = [value for t, value in sorted(interest.items()) if t > at_ms - PUBLISHED_MS - 6 * M5]
+    day = [value for t, value in interest.items() if t > at_ms - PUBLISHED_MS - DAY_MS]
+    rates = [
+        row["funding_rate"]
+        for (kind, t), row in sorted(known.items())
+        if kind == "funding" and t >= at_ms - STALE_FUNDING_MS
+    ]
+    return (
+        newest[-1] if newest else None,
+        sum(day) / len(day) if len(day) >= FEWEST else None,
+        rates[-1] if rates else None,
+    )
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0), st.booleans())
+@settings(max_examples=25)
+def test_of_the_contract_a_state_has_what_was_published_and_never_a_zero(
+    seed: int, share: float, sampled: bool
+) -> None:
+    """Rows are left out at random, whole hours too; samples between the five minutes change nothing."""
+    random = np.random.default_rng(seed)
+    day = contract().filter(pl.col("time_ms").is_between(LO - HISTORY_MS, LO + DAY_MS))
+    kept = day.filter(
+        pl.Series(random.random(len(day)) < share), (pl.col("time_ms") // HOUR_MS) % 5 != int(random.integers(5))
+    )
+    if sampled:
+        between = open_interest_rows([OpenInterest(LO + 5 * HOUR_MS + n * 77_777, 1.0) for n in range(50)], 0)
+        kept = pl.concat([kept, between.filter(pl.col("time_ms") % M5 != 0)])
+    times = np.arange(LO, LO + DAY_MS, INTERVAL_MS)
+    found = contract_at(kept.sample(fraction=1.0, shuffle=True, seed=seed), times)
+    for place, at_ms in enumerate(times.tolist()):
+        expected = said_of(at_ms, kept)
+        values = [float(column[place]) for column in found.values()]
+        assert values == pytest.approx(
+            [math.nan if value is None else value for value in expected], rel=1e-12, nan_ok=True
+        )
+
+
+def test_without_a_contract_its_values_are_unknown() -> None:
+    states = remembered(market(), LO, LO + DAY_MS, pl.DataFrame(schema=DERIVATIVE_SCHEMA)).states
+    for name in ("open_interest_latest", "open_interest_avg_24h", "funding_rate"):
+        assert states[name].null_count() == len(states) == 96
+        assert truth().states[name].null_count() == 0

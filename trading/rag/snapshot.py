@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from trading.market.timeframe import DAY_MS, MINUTE_MS, Timeframe
+from trading.rag.contract import contract_at
 from trading.rag.grid import Floats, Grid, Ints, grid_of, slope
 
 INTERVAL_MS: Final = 15 * MINUTE_MS
@@ -29,6 +30,7 @@ def snapshots(
     indicators_3m: pl.DataFrame,
     candles_4h: pl.DataFrame,
     indicators_4h: pl.DataFrame,
+    derivatives: pl.DataFrame,
     lo_ms: int,
     hi_ms: int,
 ) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
@@ -40,6 +42,7 @@ def snapshots(
         indicators_3m: Their indicators; rows that are not warm are absent or have `warm = false`.
         candles_4h: Closed bars from 20 bars before `lo_ms` on.
         indicators_4h: Their indicators.
+        derivatives: What is held of the perpetual contract (`trading.rag.contract`); may be empty.
         lo_ms: First moment.
         hi_ms: End of moments.
     """
@@ -50,6 +53,7 @@ def snapshots(
     times, places = times[fresh], places[fresh]
     long_places, long_fresh = last_closed(long, times)
     columns = _state(short, places, long, np.where(long_fresh, long_places, -(2**40)))
+    columns |= contract_at(derivatives, times)
     frame = pl.DataFrame({"ts_ms": times, **{name: _nullable(values) for name, values in columns.items()}})
     frame = frame.with_columns(
         gap_bars=pl.Series(gap_bars(short, times), dtype=pl.Int32),
@@ -57,9 +61,6 @@ def snapshots(
         complete=pl.all_horizontal(
             (pl.col(name).list.drop_nulls().list.len() * 2 >= SERIES) for name in columns if columns[name].ndim == 2
         ),
-        **{
-            name: pl.lit(None, pl.Float64) for name in ("open_interest_latest", "open_interest_avg_24h", "funding_rate")
-        },
     )
     return frame.with_columns(digest=pl.Series(_digests(symbol, times, columns), dtype=pl.String)), rejected
 
