@@ -9,13 +9,13 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from importlib import resources as package_files
 from typing import Any, TypeVar
 
 import asyncpg
 import polars as pl
 
 from resources.timescale.loop import wait
+from resources.timescale.migrations import apply, backend_of, migrations
 from resources.timescale.tables import TRADE, Table, decode, encode, select, upsert
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
@@ -405,16 +405,8 @@ class MarketStore:
         )
 
     async def _migrate(self) -> None:
-        folder = package_files.files("resources.timescale") / "sql"
-        async with self._connected().acquire() as connection, connection.transaction():
-            # Several processes may open a new database at once; one of them lays the schema.
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('md.schema'))")
-            await connection.execute("CREATE TABLE IF NOT EXISTS public.market_schema (name text PRIMARY KEY)")
-            done = {row["name"] for row in await connection.fetch("SELECT name FROM public.market_schema")}
-            for file in sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name):
-                if file.name not in done:
-                    await connection.execute(file.read_text(encoding="utf-8"))
-                    await connection.execute("INSERT INTO public.market_schema VALUES ($1)", file.name)
+        async with self._connected().acquire() as connection:
+            await apply(connection, migrations(await backend_of(connection)))
 
 
 def day_digest(row: str) -> str:
