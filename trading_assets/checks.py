@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from resources.wiring import HotCache, LmdbProjection, MarketDatabase, StateIndex, TradeJournalReader
-from trading.market.timeframe import CANDLE_TIMEFRAMES, Timeframe
+from trading.market.timeframe import Timeframe
+from trading_assets.row_checks import RULES, RowRule
 
 if TYPE_CHECKING:
     from resources.stores import Stores
@@ -98,56 +99,6 @@ def sources_agree(stores: "Stores", symbols: Sequence[str]) -> Finding:
     return _damaged(stores, symbols, RECONCILIATION, "trade_reconciliation")
 
 
-def candles_as_made(timeframe: Timeframe) -> Question:
-    """Return the check of one timeframe: on the grid, in range, as written."""
-
-    def check(stores: "Stores", symbols: Sequence[str]) -> Finding:
-        from resources.timescale.tables import CANDLE
-
-        rows = stores.market.fetch(
-            """
-            SELECT s.name, c.open_time FROM md.candle c JOIN md.symbol s USING (symbol_id)
-            WHERE s.venue = $1 AND s.name = ANY($4) AND c.timeframe = $2
-            AND (extract(epoch FROM c.open_time) * 1000)::bigint % $3 <> 0
-            ORDER BY s.name, c.open_time LIMIT 1
-            """,
-            stores.venue,
-            timeframe.value,
-            timeframe.ms,
-            symbols,
-        )
-        if rows:
-            return f"{rows[0]['name']} {timeframe} {rows[0]['open_time'].isoformat()}: opens off the grid"
-        return _damaged(stores, symbols, CANDLE, f"candles_{timeframe}", timeframe)
-
-    return check
-
-
-def indicators_as_made(timeframe: Timeframe) -> Question:
-    """Return the check of one timeframe: RSI in 0…100, ATR not negative, no NaN, as written."""
-
-    def check(stores: "Stores", symbols: Sequence[str]) -> Finding:
-        from resources.timescale.tables import INDICATOR
-
-        rows = stores.market.fetch(
-            """
-            SELECT s.name, i.open_time FROM md.indicator i JOIN md.symbol s USING (symbol_id)
-            WHERE s.venue = $1 AND s.name = ANY($3) AND i.timeframe = $2 AND (
-                NOT i.rsi_7 BETWEEN 0 AND 100 OR NOT i.rsi_14 BETWEEN 0 AND 100 OR i.atr_3 < 0 OR i.atr_14 < 0
-                OR 'NaN' IN (i.ema_20, i.ema_50, i.ema_200, i.macd, i.macd_signal, i.macd_hist, i.atr_3, i.atr_14)
-            ) ORDER BY s.name, i.open_time LIMIT 1
-            """,
-            stores.venue,
-            timeframe.value,
-            symbols,
-        )
-        if rows:
-            return f"{rows[0]['name']} {timeframe} {rows[0]['open_time'].isoformat()}: indicator out of range"
-        return _damaged(stores, symbols, INDICATOR, f"indicators_{timeframe}", timeframe)
-
-    return check
-
-
 def lmdb_as_projected(kind: str) -> Question:
     """Return the check of `candles` or `indicators`: each day's entries are those that were projected.
 
@@ -168,48 +119,6 @@ def lmdb_as_projected(kind: str) -> Question:
         return None
 
     return check
-
-
-def states_as_taken(stores: "Stores", symbols: Sequence[str]) -> Finding:
-    """States are as written."""
-    from resources.timescale.tables import SNAPSHOT
-
-    return _damaged(stores, symbols, SNAPSHOT, "market_snapshots")
-
-
-def outcomes_as_known(stores: "Stores", symbols: Sequence[str]) -> Finding:
-    """No outcome is there before its 24 hours have passed in the candles, and all are as written."""
-    from resources.timescale.tables import OUTCOME
-
-    rows = stores.market.fetch(
-        """
-        SELECT s.name, o.time FROM md.outcome o JOIN md.symbol s USING (symbol_id)
-        WHERE s.venue = $1 AND s.name = ANY($2) AND o.matures_at_ms <> (extract(epoch FROM o.time) * 1000)::bigint + 86400000
-        ORDER BY s.name, o.time LIMIT 1
-        """,
-        stores.venue,
-        symbols,
-    )
-    if rows:
-        return f"{rows[0]['name']} {rows[0]['time'].isoformat()}: outcome known before it happened"
-    return _damaged(stores, symbols, OUTCOME, "snapshot_outcomes")
-
-
-def features_as_taken(stores: "Stores", symbols: Sequence[str]) -> Finding:
-    """Features are finite, within their bounds and as written."""
-    from resources.timescale.tables import FEATURE
-    from trading.rag.features import FEATURES
-
-    bounds = " OR ".join(f"abs(f.{name}) > 2.61" for name in FEATURES)
-    rows = stores.market.fetch(
-        "SELECT s.name, f.time FROM md.feature f JOIN md.symbol s USING (symbol_id) "  # noqa: S608
-        f"WHERE s.venue = $1 AND s.name = ANY($2) AND ({bounds}) ORDER BY s.name, f.time LIMIT 1",
-        stores.venue,
-        symbols,
-    )
-    if rows:
-        return f"{rows[0]['name']} {rows[0]['time'].isoformat()}: feature out of range"
-    return _damaged(stores, symbols, FEATURE, "snapshot_features")
 
 
 def points_as_uploaded(stores: "Stores", symbols: Sequence[str]) -> Finding:
@@ -264,59 +173,15 @@ def minutes_merge_to_trades(stores: "Stores", symbols: Sequence[str]) -> Finding
     return _damaged(stores, symbols, PROFILE_MINUTE, "profile_minutes")
 
 
-def measures_as_made(asset: str, table_name: str, wrong: str, what: str) -> Question:
-    """Return the check of measures: none is out of its range, and all are as written."""
+def rows_as_made(asset: str, rule: RowRule) -> Question:
+    """Return the check of an asset: no row is what none may be, and all are as written."""
 
     def check(stores: "Stores", symbols: Sequence[str]) -> Finding:
-        from resources.timescale import tables
+        wrong = rule.first_wrong(stores, symbols)
+        return wrong or _damaged(stores, symbols, rule.kept_in(), asset, rule.timeframe)
 
-        table = getattr(tables, table_name)
-        rows = stores.market.fetch(
-            f"SELECT s.name, m.{table.time_column} AS at FROM md.{table.name} m JOIN md.symbol s USING (symbol_id) "  # noqa: S608
-            f"WHERE s.venue = $1 AND s.name = ANY($2) AND ({wrong}) ORDER BY s.name, at LIMIT 1",
-            stores.venue,
-            symbols,
-        )
-        if rows:
-            return f"{rows[0]['name']} {rows[0]['at'].isoformat()}: {what}"
-        return _damaged(stores, symbols, table, asset)
-
-    check.__doc__ = f"Of no row it can be said: {what}; and all are as written."
+    check.__doc__ = f"Of no row it can be said: {rule.what}; and all are as written."
     return check
-
-
-MEASURES: dict[str, tuple[str, str, str]] = {
-    "volume_profiles": (
-        "VOLUME_PROFILE",
-        "(m.missing IS NULL) <> (m.trade_count >= 1000) OR m.value_area_pct < 70 "
-        "OR NOT m.point_of_control BETWEEN m.value_area_low AND m.value_area_high "
-        "OR (SELECT sum(n) FROM unnest(m.bin_trade_count) n) <> m.trade_count",
-        "the profile contradicts itself",
-    ),
-    "liquidity_vacuums": (
-        "LIQUIDITY_VACUUM",
-        "NOT m.price_low < m.price_high OR NOT m.deficit_pct BETWEEN 0 AND 100 "
-        "OR m.stop_long >= m.price_low OR m.stop_short <= m.price_high",
-        "no vacuum, or a stop inside it",
-    ),
-    "order_flow": (
-        "ORDER_FLOW",
-        "abs(m.delta - (m.buy_volume - m.sell_volume)) > 1e-9 * (1 + m.buy_volume + m.sell_volume)",
-        "delta is not bought less sold",
-    ),
-    "order_books": (
-        "ORDER_BOOK",
-        "NOT m.seconds BETWEEN 1 AND 60 OR m.spread_bps <= 0 OR m.spread_bps_max < m.spread_bps - 1e-9 "
-        "OR NOT m.imbalance BETWEEN -1 AND 1 OR m.best_bid >= m.best_ask",
-        "no book, or a crossed one",
-    ),
-    "market_reports": (
-        "MARKET_REPORT",
-        "m.markdown NOT LIKE '# ' || s.name || '%' OR m.as_of_ms > (extract(epoch FROM m.day) * 1000)::bigint + 86400000",
-        "no report on this market and day",
-    ),
-}
-"""By asset: its table, what no row may be, and that in words."""
 
 
 def derivatives_as_kept(stores: "Stores", symbols: Sequence[str]) -> Finding:
@@ -377,18 +242,13 @@ CHECKS: dict[str, tuple[str, Question]] = {
     "trade_batches": ("batches_hold_ledger", batches_hold_ledger),
     "agg_trades": ("ids_contiguous", trades_contiguous),
     "trade_reconciliation": ("sources_agree", sources_agree),
-    **{f"candles_{t}": ("spaced_and_as_made", candles_as_made(t)) for t in CANDLE_TIMEFRAMES},
-    **{f"indicators_{t}": ("in_range_and_as_made", indicators_as_made(t)) for t in (Timeframe.M3, Timeframe.H4)},
     "lmdb_candles": ("equals_projection", lmdb_as_projected("candles")),
     "lmdb_indicators": ("equals_projection", lmdb_as_projected("indicators")),
-    "market_snapshots": ("as_taken", states_as_taken),
-    "snapshot_outcomes": ("nothing_known_early", outcomes_as_known),
-    "snapshot_features": ("finite_and_as_taken", features_as_taken),
     "qdrant_points": ("count_equals_features", points_as_uploaded),
     "profile_minutes": ("equal_trades", minutes_merge_to_trades),
-    **{asset: ("in_range_and_as_made", measures_as_made(asset, *about)) for asset, about in MEASURES.items()},
     "derivatives": ("covered_and_as_kept", derivatives_as_kept),
     "hot_values": ("equals_database", hot_as_database),
+    **{asset: (rule.check, rows_as_made(asset, rule)) for asset, rule in RULES.items()},
 }
 """By asset: the name of its check and the question."""
 

@@ -36,7 +36,7 @@ from trading.microstructure.profile_minutes import profile_minutes as minutes_of
 from trading.microstructure.volume_profile import volume_profile, volume_profile_of_minutes
 from trading.stream.book_recorder import BookRecord
 from trading.stream.contiguity import IdRange
-from trading_assets.checks import CHECKS, MEASURES
+from trading_assets.checks import CHECKS
 from trading_assets.microstructure import (
     liquidity_vacuums,
     market_reports,
@@ -47,6 +47,7 @@ from trading_assets.microstructure import (
 )
 from trading_assets.partitions import day_key, partition_key, symbols
 from trading_assets.plots import LARGEST, book_plot, flow_plot
+from trading_assets.row_checks import MEASURES
 from trading_assets.trades import agg_trades, trade_batches
 
 SYMBOL = "ETHUSDT"
