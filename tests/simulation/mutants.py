@@ -39,12 +39,12 @@ MUTANTS = (
         "self.ledger.confirm(from_id, min(self._end[1], ",
         "self.ledger.confirm(from_id, min(asked_ms, ",
     ),
-    ("names a hole absent after one look", REPAIR, "if self._doubted == first:", "if True:"),
+    ("names a hole absent after one look", REPAIR, "left_out & self._doubted:", "left_out:"),
     (
         "an empty page means absent",
         REPAIR,
-        "            self._not_before_s = now_s + SETTLE_S\n        elif trades[0]",
-        "            self.ledger.mark_absent(last)\n        elif trades[0]",
+        "            self._not_before_s = now_s + SETTLE_S\n            return\n",
+        "            self.ledger.mark_absent(last)\n            return\n",
     ),
     (
         "forgets to ask again after a refusal",

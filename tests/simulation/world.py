@@ -283,7 +283,8 @@ class World:
         self.counts["fetches"] += 1
         refused = self.now_s < self.rest_down_until_s or (self.faulty and self.random.random() < self.rest_fails)
         asked_ms = self.exchange_ms
-        pause_s = 15.0 if refused and self.random.random() < 0.2 else 0.02 + 0.3 * self.random.random()
+        slow = self.faulty and self.random.random() < 0.2
+        pause_s = 15.0 if refused and slow else 0.02 + (3.0 if slow else 0.3) * self.random.random()
         self.after(pause_s, lambda: self._answer(life, fetch, asked_ms, refused))
 
     # -- faults ------------------------------------------------------------------------------------------------------

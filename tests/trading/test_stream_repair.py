@@ -1,10 +1,12 @@
 """When the trades of a symbol are all there up to a moment."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trading.market.trade import AggTrade
 from trading.stream.contiguity import IdRange
-from trading.stream.repair import PAGE, SETTLE_S, SymbolStream
+from trading.stream.repair import GRACE_S, PAGE, SETTLE_S, Fetch, SymbolStream
 
 
 def test_a_market_without_a_trade_lacks_none_at_the_moment_at_which_the_exchange_was_asked() -> None:
@@ -83,3 +85,54 @@ def test_the_time_from_the_wanted_moment_on_is_asked_for_until_it_is_proven(
     fetch = SymbolStream("BTCUSDT", ranges, since_ms=1_000).next_fetch(0.0)
     assert fetch is not None
     assert (fetch.from_id, fetch.since_ms if from_id is None else 1_000) == (from_id, 1_000)
+
+
+def with_holes(missing: set[int], last: int) -> tuple[SymbolStream, float]:
+    """Return a stream that lacks some ids before `last` and has known so for long enough to ask for them."""
+    stream = SymbolStream("BTCUSDT", [IdRange(0, 0, 1_000, 1_000)], since_ms=1_000)
+    stream.take([trade for trade in trades(1, last) if trade.agg_trade_id not in missing])
+    stream.next_fetch(0.0)
+    stream.refused(Fetch("BTCUSDT", 0, 0), 0.0)
+    return stream, GRACE_S
+
+
+@given(
+    st.sets(st.integers(1, 4 * PAGE - 1), min_size=1, max_size=60), st.sets(st.integers(1, 4 * PAGE - 1), max_size=3)
+)
+def test_a_page_fills_every_hole_that_it_reaches_and_two_pages_name_what_is_absent(
+    missing: set[int], never: set[int]
+) -> None:
+    stream, now_s = with_holes(missing | never, 4 * PAGE)
+    source = [trade for trade in trades(0, 4 * PAGE) if trade.agg_trade_id not in never]
+    pages = 0
+    while stream.ledger.open_holes():
+        now_s += SETTLE_S
+        fetch = stream.next_fetch(now_s)
+        assert fetch is not None and fetch.hole and fetch.from_id is not None
+        page = [trade for trade in source if trade.agg_trade_id >= fetch.from_id][: fetch.limit]
+        stream.fetched(fetch, 9_000, page, now_s)
+        pages += 1
+    assert pages <= 4 + 2 * len(never)
+    assert [number for first, last in stream.ledger.holes() for number in range(first, last + 1)] == sorted(never)
+    assert sum(fill.last_id - fill.first_id + 1 for fill in stream.fills) == len(missing - never)
+
+
+def test_a_hole_that_the_stream_fills_while_it_is_asked_for_is_no_harm() -> None:
+    stream, now_s = with_holes({5}, 9)
+    fetch = stream.next_fetch(now_s)
+    assert fetch is not None and fetch.hole
+    stream.take(trades(5, 5))
+    assert stream.next_fetch(now_s + 0.25) is None
+    stream.fetched(fetch, 9_000, trades(5, 5), now_s + 0.3)
+    assert not stream.ledger.holes() and not stream.fills
+
+
+def test_each_hole_of_a_page_says_how_long_it_was_open() -> None:
+    stream, now_s = with_holes({5}, 9)
+    stream.take(trades(12, 12))
+    stream.next_fetch(now_s - 0.1)  # too soon for the second hole to be asked for by itself
+    stream.refused(Fetch("BTCUSDT", 5, 0), now_s - 0.1)
+    fetch = stream.next_fetch(now_s + 1.0)
+    assert fetch == Fetch("BTCUSDT", 5, 0, 7, hole=True)
+    stream.fetched(fetch, 9_000, trades(5, 11), now_s + 1.5)
+    assert [(fill.first_id, fill.last_id, fill.waited_ms) for fill in stream.fills] == [(5, 5, 2_000), (10, 11, 1_600)]

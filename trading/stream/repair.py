@@ -6,6 +6,7 @@ lost there leaves no hole. Nothing here opens a connection, knows a clock or sto
 happened and when, in seconds of a clock that never steps.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -108,7 +109,8 @@ class SymbolStream:
         self._end: tuple[int, int, float] | None = None
         self._seen_s: dict[int, float] = {}
         """When each open hole was first seen, by its last id, which stays while it is filled."""
-        self._doubted: int | None = None
+        self._doubted: set[tuple[int, int]] = set()
+        """Holes that the last page left out; one that the next page leaves out too is absent."""
         self._heard_s: float | None = None
         self._looked_s = 0.0
         self._usual_s, self._patience = 0.0, 1
@@ -185,9 +187,12 @@ class SymbolStream:
     def _wanted(self, now_s: float) -> Fetch | None:
         if not self._begun:
             return Fetch(self.symbol, None, self._since_ms)
-        for first, last in self.ledger.open_holes():
-            if now_s - self._seen_s[last] >= GRACE_S:
-                return Fetch(self.symbol, first, 0, min(PAGE, last - first + 1), hole=True)
+        due = [hole for hole in self.ledger.open_holes() if now_s - self._seen_s[hole[1]] >= GRACE_S]
+        if due:
+            # A page costs the same whatever its length, so that one fetches all the holes that it reaches.
+            first = due[0][0]
+            last = max(end for start, end in due if start < first + PAGE)
+            return Fetch(self.symbol, first, 0, min(PAGE, last - first + 1), hole=True)
         if self._end is not None and self.ledger.holds(self._end[0]):
             # The stream went on from there by itself.
             self._end_wanted, self._end = False, None
@@ -228,16 +233,18 @@ class SymbolStream:
         self.ledger.begin(trades[0].agg_trade_id, self._since_ms)
 
     def _fill(self, first: int, last: int, trades: Sequence[AggTrade], now_s: float) -> None:
-        seen_s = min((end, seen_s) for end, seen_s in self._seen_s.items() if end >= first)[1]
-        self._take_page([t for t in trades if first <= t.agg_trade_id <= last], now_s - seen_s)
+        self._take_page([t for t in trades if first <= t.agg_trade_id <= last], now_s)
         if not trades:
             # Later ids are held, so the exchange must know some: its REST servers trail.
             self._not_before_s = now_s + SETTLE_S
-        elif trades[0].agg_trade_id > first:
-            missing = min(trades[0].agg_trade_id - 1, last)
-            if self._doubted == first:
-                self.ledger.mark_absent(missing)
-            self._doubted, self._not_before_s = first, now_s + SETTLE_S
+            return
+        reached = min(last, trades[-1].agg_trade_id - 1)
+        left_out = {hole for hole in self.ledger.open_holes() if first <= hole[0] and hole[1] <= reached}
+        for _, end in left_out & self._doubted:
+            self.ledger.mark_absent(end)
+        self._doubted = left_out - self._doubted
+        if self._doubted:
+            self._not_before_s = now_s + SETTLE_S
 
     def _extend(self, from_id: int, limit: int, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
         self._take_page(trades)
@@ -251,14 +258,19 @@ class SymbolStream:
             next_id = trades[-1].agg_trade_id + 1 if trades else from_id
             self._end, self._end_at_s = (next_id, asked_ms, now_s), now_s + SETTLE_S
 
-    def _take_page(self, trades: Sequence[AggTrade], waited_s: float | None = None) -> None:
-        """Hold trades of REST and note which of them the stream had not brought."""
-        held = len(self.pending)
+    def _take_page(self, trades: Sequence[AggTrade], filled_s: float | None = None) -> None:
+        """Hold trades of REST, which fill holes at a moment or none, and note which the stream had not brought."""
+        held, hole, ends = len(self.pending), filled_s is not None, sorted(self._seen_s)
         self.repaired += self.take(trades)
-        hole, waited_ms = waited_s is not None, round(1000 * (waited_s or 0.0))
         for trade in self.pending[held:]:
             number, last = trade.agg_trade_id, self.fills[-1] if self.fills else None
+            waited_ms = 0 if filled_s is None else round(1000 * (filled_s - self._seen_by(number, ends, filled_s)))
             if last is not None and last.last_id + 1 == number and last.hole == hole:
                 last.last_id, last.until_ms, last.waited_ms = number, trade.time_ms, waited_ms
             else:
                 self.fills.append(Fill(number, number, trade.time_ms, trade.time_ms, hole, waited_ms))
+
+    def _seen_by(self, number: int, ends: Sequence[int], now_s: float) -> float:
+        """Return when the hole of an id was first seen; `ends` are those of all holes that were, in order."""
+        place = bisect_left(ends, number)
+        return self._seen_s[ends[place]] if place < len(ends) else now_s
