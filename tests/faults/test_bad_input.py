@@ -67,9 +67,15 @@ class Fed:
                 self.kept.append(command)
             elif isinstance(command, Fetch):
                 self.asked.append(command)
-                self.core.fetched(command, NOW_MS, [self.known] if command.from_id is None else [], self.now_s)
+                self.core.fetched(command, NOW_MS, self.page(command), self.now_s)
             else:
                 assert isinstance(command, Connect)
+
+    def page(self, fetch: Fetch) -> list[AggTrade]:
+        """Return what REST knows: the first trade, and the last one that is held; what is missing it lacks too."""
+        if fetch.from_id is None:
+            return [self.known]
+        return [trade for trade in self.core.streams[fetch.symbol].pending if trade.agg_trade_id == fetch.from_id]
 
     def go_on(self) -> None:
         """Let the healthy stream bring its next trade, which must be taken."""

@@ -36,8 +36,14 @@ MUTANTS = (
     (
         "believes an end at the second question's time",
         REPAIR,
-        "self.ledger.confirm(from_id, min(self._end[1], ",
-        "self.ledger.confirm(from_id, min(asked_ms, ",
+        "self.ledger.confirm(next_id, min(self._end[1], ",
+        "self.ledger.confirm(next_id, min(asked_ms, ",
+    ),
+    (
+        "believes an end of an exchange that counts anew",
+        REPAIR,
+        "self._end, self._end_at_s = None, now_s + self._pause_s\n",
+        "self.ledger.confirm(held_id + 1, asked_ms)\n",
     ),
     ("names a hole absent after one look", REPAIR, "left_out & self._doubted:", "left_out:"),
     (

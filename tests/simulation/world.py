@@ -78,13 +78,17 @@ class World:
         self.rest_fails = self.random.choice([0.0, 0.05, 0.5])
         self.rest_skips = self.random.choice([0.0, 0.1])
         self.skipped: dict[str, bool] = dict.fromkeys(SYMBOLS, False)
-        self.lag_s = self.random.choice([0.0, 0.3, 0.9])
+        self.lag_s = self.random.choice([0.0, 0.9])
         self.planned = seed % 5 == 0
         """Nothing fails; connections only end as the exchange announced."""
         if self.planned:
             self.drop = self.twice = self.late = self.garble = self.rest_fails = self.rest_skips = 0.0
             self.faulty = False
         self.delivered: dict[str, set[int]] = {name: set() for name in SYMBOLS}
+        self.anew_s: dict[str, float] = dict.fromkeys(SYMBOLS, DAY_S)
+        """From when on a symbol's ids are counted anew; the exchange then knows none of the earlier ones."""
+        if not self.planned and self.random.random() < 0.2:
+            self.anew_s[self.random.choice(SYMBOLS)] = (0.5 + 0.4 * self.random.random()) * DAY_S
         self.verified: dict[tuple[str, int], tuple[int, int]] = {}
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -107,7 +111,10 @@ class World:
     def _plan(self) -> None:
         for symbol in SYMBOLS:
             at, number, busy = self.random.random() * 600, self.random.randrange(1, 1000), True
-            while at < DAY_S - CALM_S / 2:
+            anew_s, highest = self.anew_s[symbol], 10**9
+            while at < DAY_S - CALM_S / 2 and number < highest:
+                if at >= anew_s:
+                    anew_s, highest, number = DAY_S, number - 20, self.random.choice([0, 0, 500])
                 for _ in range(self.random.randrange(1, 12)):
                     if self.random.random() < 0.002:
                         skipped = self.random.randrange(1, 4)
@@ -120,8 +127,8 @@ class World:
                 at += self.random.expovariate(1 / 20 if busy else 1 / 1200)
         for _ in range(self.random.randrange(0, 30)):
             at = self.random.random() * (DAY_S - CALM_S)
-            if self.planned:
-                # Just before a trade, where a change of connections that does not overlap loses something.
+            if self.planned or self.random.random() < 0.5:
+                # Just before a trade, where whatever fails loses something.
                 later = [moment for moment, _, _ in self._events if moment >= at]
                 at = max(0.0, min(later, default=at) - 1.5 * self.random.random())
             self._plan_fault(at)
@@ -188,7 +195,7 @@ class World:
             self.core.refused(fetch, self.now_s, self.random.choice([0.0, 0.0, 30.0]))
             return
         seen_ms = self.exchange_ms - int(self.lag_s * 1000 * self.random.random())
-        source = self.source[fetch.symbol]
+        source = self._known(fetch.symbol, seen_ms)
         end = bisect.bisect_right(source, seen_ms, key=lambda trade: trade.time_ms)
         if fetch.from_id is not None:
             start = bisect.bisect_left(source, fetch.from_id, key=lambda trade: trade.agg_trade_id)
@@ -199,6 +206,16 @@ class World:
         skips = self.faulty and not self.skipped[fetch.symbol] and self.random.random() < self.rest_skips
         self.skipped[fetch.symbol] = skips
         self.core.fetched(fetch, asked_ms, page[self.random.randrange(1, 4) :] if skips else page, self.now_s)
+
+    def _known(self, symbol: str, seen_ms: int) -> list[AggTrade]:
+        """Return the trades of which REST can speak: those before ids began anew, or those since."""
+        source = self.source[symbol]
+        anew_ms = START_MS + int(self.anew_s[symbol] * 1000)
+        place = bisect.bisect_left(source, anew_ms, key=lambda trade: trade.time_ms)
+        return source[:place] if seen_ms < anew_ms else source[place:]
+
+    def _anew(self, symbol: str) -> bool:
+        return self.now_s >= self.anew_s[symbol]
 
     # -- process -----------------------------------------------------------------------------------------------------
 
@@ -356,7 +373,7 @@ class World:
         if self.core is None:
             return
         for symbol in SYMBOLS:
-            for trade in self.source[symbol]:
+            for trade in () if self._anew(symbol) else self.source[symbol]:
                 if trade.time_ms < end_ms and not self.core.streams[symbol].ledger.holds(trade.agg_trade_id):
                     raise Broken(f"{symbol} {trade.agg_trade_id} is still missing 10 s after a new connection")
 
@@ -379,6 +396,8 @@ class World:
         self.store()
         self.check_proofs()
         for symbol in SYMBOLS:
+            if self._anew(symbol):
+                continue
             held, source = self.journal.trades[symbol], self.source[symbol]
             lost = [t.agg_trade_id for t in source if t.agg_trade_id not in held]
             if lost:
@@ -403,6 +422,8 @@ class World:
 
     def _miss(self, wire: Wire, symbol: str) -> None:
         """No connection is kept that has not delivered for an hour while REST could tell."""
+        if self._anew(symbol):
+            return
         missed_s = max(wire.missed.setdefault(symbol, self.now_s), self.rest_down_until_s, self.store_behind_until_s)
         if self.now_s - missed_s > KEPT_S:
             raise Broken(f"a connection has not delivered {symbol} for an hour, and is kept")

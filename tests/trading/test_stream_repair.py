@@ -26,7 +26,7 @@ def test_a_market_without_a_trade_lacks_none_at_the_moment_at_which_the_exchange
 def test_nothing_is_proven_beyond_what_was_wanted() -> None:
     stream = SymbolStream("BTCUSDT", (), 1_000, 5_000)
     now_s = 0.0
-    for page in ([AggTrade(7, 1, 1, 7, 7, 4_000, False)], [], []):
+    for page in [[AggTrade(7, 1, 1, 7, 7, 4_000, False)]] * 3:
         fetch = stream.next_fetch(now_s)
         assert fetch is not None
         assert not stream.complete
@@ -46,9 +46,9 @@ def test_a_stream_that_goes_on_behind_a_page_of_a_busy_market_is_not_asked_after
     assert first is not None
     stream.fetched(first, 9_000, trades(0, PAGE - 1), 0.0)
     behind = stream.next_fetch(0.1)
-    assert behind is not None and behind.from_id == PAGE
+    assert behind is not None and behind.from_id == PAGE - 1
     stream.take(trades(PAGE, PAGE + 10))
-    stream.fetched(behind, 9_100, trades(PAGE, PAGE + 20), 0.2)
+    stream.fetched(behind, 9_100, trades(PAGE - 1, PAGE + 20), 0.2)
     assert stream.next_fetch(0.2) is None
     assert not stream.settled
     stream.take(trades(PAGE + 21, PAGE + 30))
@@ -63,10 +63,10 @@ def test_a_page_that_ends_early_is_not_the_end() -> None:
     stream.fetched(first, 9_000, trades(0, 4), 0.0)
     behind = stream.next_fetch(0.1)
     assert behind is not None
-    stream.fetched(behind, 9_100, trades(5, 9), 0.2)
+    stream.fetched(behind, 9_100, trades(4, 9), 0.2)
     assert stream.next_fetch(0.2) is None
     again = stream.next_fetch(0.2 + SETTLE_S)
-    assert again is not None and again.from_id == 10
+    assert again is not None and again.from_id == 9
     assert not stream.settled
 
 
@@ -75,8 +75,8 @@ def test_a_page_that_ends_early_is_not_the_end() -> None:
     [
         ([], None),
         ([IdRange(50, 59, 5_000, 6_000)], None),  # ended before anything was proven of the time from 1,000 on
-        ([IdRange(10, 59, 1_000, 6_000)], 60),
-        ([IdRange(10, 59, 500, 6_000)], 60),
+        ([IdRange(10, 59, 1_000, 6_000)], 59),
+        ([IdRange(10, 59, 500, 6_000)], 59),
     ],
 )
 def test_the_time_from_the_wanted_moment_on_is_asked_for_until_it_is_proven(
@@ -136,3 +136,33 @@ def test_each_hole_of_a_page_says_how_long_it_was_open() -> None:
     assert fetch == Fetch("BTCUSDT", 5, 0, 7, hole=True)
     stream.fetched(fetch, 9_000, trades(5, 11), now_s + 1.5)
     assert [(fill.first_id, fill.last_id, fill.waited_ms) for fill in stream.fills] == [(5, 5, 2_000), (10, 11, 1_600)]
+
+
+def ended(known: list[AggTrade]) -> SymbolStream:
+    """Return a stream that holds trades 0 … 4, asked for a minute what follows of an exchange that knows some trades."""
+    stream = SymbolStream("BTCUSDT", (), 1_000)
+    first = stream.next_fetch(0.0)
+    assert first is not None
+    stream.fetched(first, 9_000, trades(0, 4), 0.0)
+    for quarter in range(1, 240):
+        fetch = stream.next_fetch(quarter / 4)
+        if fetch is not None and fetch.from_id is not None:
+            page = [trade for trade in known if trade.agg_trade_id >= fetch.from_id]
+            stream.fetched(fetch, 90_000 + quarter, page, quarter / 4)
+    return stream
+
+
+def test_an_end_is_believed_only_of_an_exchange_that_knows_the_trade_before_it() -> None:
+    assert ended(trades(0, 4)).ledger.ranges[-1].proven_until_ms > 90_000
+    anew = [AggTrade(number, 1, 1, number, number, 80_000 + number, False) for number in range(3)]
+    for known in ([], anew):
+        stream = ended(known)
+        assert stream.ledger.ranges[-1].proven_until_ms == 1_004
+        assert not stream.settled
+
+
+def test_ids_that_began_anew_and_have_come_further_are_known_by_the_time_of_the_last_one() -> None:
+    anew = [AggTrade(number, 1, 1, number, number, 80_000 + number, False) for number in range(9)]
+    stream = ended(anew)
+    assert stream.relisted and stream.ledger.next_id == 5
+    assert stream.ledger.ranges[-1].proven_until_ms == 1_004

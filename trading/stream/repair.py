@@ -134,6 +134,11 @@ class SymbolStream:
         before = self._recent[trade.agg_trade_id % RECENT]
         return before is not None and before.agg_trade_id == trade.agg_trade_id and before != trade
 
+    def _is_another(self, trade: AggTrade) -> bool:
+        """Return whether a trade has the id of an earlier one, as far as is remembered."""
+        before = self._recent[trade.agg_trade_id % RECENT]
+        return before is not None and before.agg_trade_id == trade.agg_trade_id and before.time_ms < trade.time_ms
+
     def _begins_anew(self, trade: AggTrade) -> bool:
         """Return whether a trade has an early id and a late time, which ids that only rise cannot have."""
         ranges = self.ledger.ranges
@@ -198,7 +203,8 @@ class SymbolStream:
             self._end_wanted, self._end = False, None
         next_id = self.ledger.next_id
         if self._end_wanted and now_s >= self._end_at_s and next_id is not None:
-            return Fetch(self.symbol, next_id, 0)
+            # The last trade held is asked for too: where ids began anew, all answers behind it would be empty.
+            return Fetch(self.symbol, next_id - 1, 0)
         return None
 
     def fetched(self, fetch: Fetch, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
@@ -210,7 +216,9 @@ class SymbolStream:
             trades: The page, oldest first.
             now_s: When it came.
         """
-        self._asked, self._pause_s = None, FIRST_PAUSE_S
+        self._asked = None
+        if trades:
+            self._pause_s = FIRST_PAUSE_S
         if fetch.from_id is None:
             self._begin(asked_ms, trades, now_s)
         elif fetch.hole:
@@ -246,16 +254,22 @@ class SymbolStream:
         if self._doubted:
             self._not_before_s = now_s + SETTLE_S
 
-    def _extend(self, from_id: int, limit: int, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
-        self._take_page(trades)
+    def _extend(self, held_id: int, limit: int, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
+        if not trades:
+            # The exchange does not know the trade that is held last: it trails, or its ids have begun anew.
+            self._end, self._end_at_s = None, now_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            return
+        self.relisted = self.relisted or self._is_another(trades[0])
+        self._take_page([trade for trade in trades if trade.agg_trade_id > held_id])
+        next_id = trades[-1].agg_trade_id + 1
         if len(trades) >= limit:
             self._end, self._end_at_s = None, now_s
-        elif not trades and self._end and self._end[0] == from_id and now_s - self._end[2] >= SETTLE_S:
-            self.ledger.confirm(from_id, min(self._end[1], self._until_ms))
+        elif next_id == held_id + 1 and self._end and self._end[0] == next_id and now_s - self._end[2] >= SETTLE_S:
+            self.ledger.confirm(next_id, min(self._end[1], self._until_ms))
             self._end_wanted, self._end = False, None
         else:
             # In a busy market no page is ever empty: the stream may go on from here, or this is asked again.
-            next_id = trades[-1].agg_trade_id + 1 if trades else from_id
             self._end, self._end_at_s = (next_id, asked_ms, now_s), now_s + SETTLE_S
 
     def _take_page(self, trades: Sequence[AggTrade], filled_s: float | None = None) -> None:
