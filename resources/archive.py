@@ -2,7 +2,8 @@
 
 A file counts only whole: it is fetched aside, resumed where a connection broke, checked against its published SHA-256
 and then read from the very bytes that were checked. The exchange issues files anew, so the checksum is asked for each
-time and is the version of what was read; a file in the cache is used while its checksum is still the published one.
+time and is the version of what was read; a file in the cache is used while its checksum is still the published one. An
+archive is another host than the exchange's REST interface and counts no weight: a home's budget is not spent here.
 """
 
 import asyncio

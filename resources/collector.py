@@ -25,10 +25,12 @@ from websockets.exceptions import WebSocketException
 
 from resources.binance import BinanceRest
 from resources.book_feed import BookFeed
+from resources.home import home_of
 from resources.journal import TradeJournal
 from resources.retention import verified
 from resources.rocksdb import PATIENCE_S, JournalDamaged, control_socket
 from resources.watch import Watch, log_to_stderr, serve_metrics
+from resources.writer_lock import JournalHeld
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS
@@ -324,7 +326,8 @@ def _held(journal: TradeJournal, symbol: str) -> list[IdRange]:
 
 async def collect(options: argparse.Namespace) -> dict[str, Any]:
     """Run one collector as the command line says and return its status."""
-    rest = BinanceRest(options.rest)
+    home = home_of(options.journal)
+    rest = BinanceRest(options.rest, budget_file=None if home is None else home.rest_budget_file)
     try:
         with TradeJournal.write(options.journal, PATIENCE_S, options.durability) as journal:
             names = options.symbols.split(",")
@@ -369,7 +372,11 @@ def _ack_to(descriptor: int) -> Callable[[str, int], None]:
 
 
 def main() -> int:
-    """Run the collector until it is told to stop; the last line of output is its status as JSON."""
+    """Run the collector until it is told to stop; the last line of output is its status as JSON.
+
+    A second collector of a journal has nothing to do: it says by whom it is `held`, and ends well. A journal that lies in
+    a home shares that home's request weight.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--rest", required=True)
@@ -391,6 +398,9 @@ def main() -> int:
     log_to_stderr(options.log)
     try:
         print(json.dumps(asyncio.run(collect(options))), flush=True)
+    except JournalHeld as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(json.dumps({"held": error.message}), flush=True)
     except TradingError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

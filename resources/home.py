@@ -221,6 +221,12 @@ class Home:
         return Path(tempfile.gettempdir()) / f"trading-{name}"
 
 
+def home_of(path: Path) -> Home | None:
+    """Return the home that a file or folder lies in, if any."""
+    inside = path.expanduser().resolve()
+    return next((Home(folder) for folder in inside.parents if (folder / "home.json").exists()), None)
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

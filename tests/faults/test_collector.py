@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rocksdict import Options, Rdict
 
+from resources.home import Home
 from resources.journal import TradeJournal
 from tests.faults.processes import (
     END_MS,
@@ -110,8 +111,9 @@ def test_a_second_collector_leaves_the_journal_to_the_first(tmp_path: Path) -> N
         TradeJournal.write(folder),
         collector(folder, port, log=tmp_path / "log") as process,
     ):
-        process.communicate(timeout=30)
-    assert process.returncode == 1
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert str(os.getpid()) in json.loads(output)["held"]
     errors = (tmp_path / "log").read_text()
     assert "JournalHeld" in errors and str(os.getpid()) in errors
 
@@ -133,3 +135,12 @@ def test_a_reader_beside_a_running_collector_sees_what_was_acknowledged(tmp_path
         assert process.wait(30) == 0
     with TradeJournal.read(folder) as journal:
         assert all(journal.verify(name) == [] for name in SYMBOLS)
+
+
+def test_a_collector_whose_journal_lies_in_a_home_shares_its_request_weight(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create("simulated", {})
+    with exchange(tmp_path) as port:
+        collected(home.rocksdb_dir, port)
+        spent = json.loads(home.rest_budget_file.read_bytes())
+    assert list(spent) == [f"http://127.0.0.1:{port}"]

@@ -315,10 +315,11 @@ def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url
     with log.open("ab") as errors:
         began = errors.tell()
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True, check=False)
-    if done.returncode:
-        raise failed(f"the collector ended with status {done.returncode}", log, began)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    return int(json.loads(lines[-1])["new_batches"]) if lines else 0
+    final = json.loads(lines[-1]) if lines else {}
+    if done.returncode or "held" in final:
+        raise failed(f"the collector ended with status {done.returncode}", log, began)
+    return int(final.get("new_batches", 0))
 
 
 def _has_books(stores: "Stores", symbols: Sequence[str]) -> bool:

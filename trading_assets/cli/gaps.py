@@ -135,6 +135,8 @@ def _collect_once(stores: "Stores") -> dict[str, Any]:
     if done.returncode:
         raise RepairUnfinished(f"the collector ended: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     status = json.loads(done.stdout.splitlines()[-1])
+    if "held" in status:
+        raise RepairUnfinished(f"a collector has just begun: {status['held']}", "run 'trading repair' again")
     return {"repaired": status["repaired"], "absent": status["absent"]}
 
 
