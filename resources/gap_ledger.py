@@ -1,21 +1,26 @@
 """Which ids of a symbol are held, from where, and which are missing: the journal's ledger, for whoever asks in SQL.
 
 The journal's ledger is written with the trades and is the truth; `md.trade_range` is its projection. What the journal
-keeps no longer stays there.
+keeps no longer stays there, and so does what the archive or a backfill over REST brought of ids that it does not hold.
 """
 
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
+
+import polars as pl
 
 from resources.journal import TradeJournal
 from resources.timescale.store import MarketStore
 from trading.errors import TradingError
-from trading.stream.contiguity import IdRange
+from trading.market.instrument import LARGEST
+from trading.stream.contiguity import IdRange, claims_of
 from trading.stream.repair import Fill
 
 Row = tuple[int, int, str, str, int, int]
 """First id, last id, state, origin, first and last exchange time in milliseconds."""
+
+_WHOSE = "symbol_id = (SELECT symbol_id FROM md.symbol WHERE venue = $1 AND name = $2)"
 
 
 class NoSuchGap(TradingError):
@@ -51,17 +56,51 @@ def project(journal: TradeJournal, market: MarketStore, symbol: str) -> None:
         return
     edge, since_ms = ledger[0].first_id, ledger[0].proven_from_ms
     rows = rows_of(ledger, [fill for fill in journal.fills(symbol) if fill.first_id >= edge])
-    columns = list(zip(*rows, strict=True)) or [[]] * 6
-    whose = "symbol_id = (SELECT symbol_id FROM md.symbol WHERE venue = $1 AND name = $2)"
-    market.execute(
-        f"DELETE FROM md.trade_range WHERE {whose} AND first_id >= $3 "  # noqa: S608
-        "AND (origin, first_id) NOT IN (SELECT * FROM unnest($4::text[], $5::bigint[]))",
-        *(market.venue, symbol, edge, columns[3], columns[0]),
-    )
+    rows += _brought_otherwise(market, symbol, ledger)
     market.execute(
         "UPDATE md.trade_range SET last_id = $3 - 1, until_time = greatest(from_time, least(until_time, "  # noqa: S608
-        f"to_timestamp($4::bigint / 1000.0))) WHERE {whose} AND first_id < $3 AND last_id >= $3",
+        f"to_timestamp($4::bigint / 1000.0))) WHERE {_WHOSE} AND first_id < $3 AND last_id >= $3",
         *(market.venue, symbol, edge, since_ms),
+    )
+    _replace(market, symbol, rows, edge, LARGEST, ["websocket", "rest", "archive", "nowhere"])
+
+
+def note_brought(market: MarketStore, symbol: str, origin: Literal["archive", "rest"], trades: pl.DataFrame) -> None:
+    """Note that trades (`TRADE_SCHEMA`, in order) are stored which the journal did not bring.
+
+    What was noted of this origin between the first and the last of them is replaced.
+    """
+    ids, times_ms = trades["agg_trade_id"].to_numpy(), trades["time_ms"].to_numpy()
+    rows: list[Row] = [
+        (span.first_id, span.last_id, "complete", origin, from_ms, max(from_ms, span.proven_until_ms))
+        for span in claims_of(ids, times_ms)
+        for from_ms in (span.proven_from_ms - 1,)
+    ]
+    if rows:
+        _replace(market, symbol, rows, rows[0][0], rows[-1][1], [origin])
+
+
+def _brought_otherwise(market: MarketStore, symbol: str, ledger: list[IdRange]) -> list[Row]:
+    """Return what is noted of the archive and of backfills over REST among the ids that the ledger does not hold."""
+    noted = market.fetch(
+        "SELECT first_id, last_id, origin, (extract(epoch FROM from_time) * 1000)::bigint AS from_ms, "  # noqa: S608
+        f"(extract(epoch FROM until_time) * 1000)::bigint AS until_ms FROM md.trade_range WHERE {_WHOSE} "
+        "AND origin IN ('archive', 'rest') AND last_id >= $3",
+        *(market.venue, symbol, ledger[0].first_id),
+    )
+    holes = [(before.last_id + 1, after.first_id - 1) for before, after in pairwise(ledger)]
+    holes.append((ledger[-1].last_id + 1, LARGEST))
+    cut = ((max(first, r["first_id"]), min(last, r["last_id"]), r) for r in noted for first, last in holes)
+    return [(a, b, "complete", r["origin"], r["from_ms"], r["until_ms"]) for a, b, r in cut if a <= b]
+
+
+def _replace(market: MarketStore, symbol: str, rows: list[Row], lo: int, hi: int, origins: list[str]) -> None:
+    """Let rows be all that is noted of some origins from the id `lo` up to `hi`."""
+    columns = list(zip(*rows, strict=True)) or [[]] * 6
+    market.execute(
+        f"DELETE FROM md.trade_range WHERE {_WHOSE} AND first_id BETWEEN $3 AND $4 AND origin = ANY($5) "  # noqa: S608
+        "AND (origin, first_id) NOT IN (SELECT * FROM unnest($6::text[], $7::bigint[]))",
+        *(market.venue, symbol, lo, hi, origins, columns[3], columns[0]),
     )
     market.execute(
         "INSERT INTO md.trade_range SELECT symbol_id, r.a, r.b, r.c, r.d, to_timestamp(r.e / 1000.0), "
@@ -76,15 +115,15 @@ def project(journal: TradeJournal, market: MarketStore, symbol: str) -> None:
 def gaps(market: MarketStore, symbols: list[str]) -> list[dict[str, Any]]:
     """Return what is or was missing, oldest first: `repairing`, `absent`, `explained` or `repaired`.
 
-    What the collector still misses is repaired too once all of it is in the database, from the archive or a backfill;
-    `missing` counts the ids that are not.
+    What the collector still misses is repaired too once all of it is in the database; `missing` counts the ids that are
+    not, and `repaired_from` says where the others came from: `rest`, `archive` or both.
     """
     query = """
         SELECT s.name AS symbol, r.first_id, r.last_id, r.last_id - r.first_id + 1 AS ids, r.from_time, r.until_time,
                CASE WHEN r.origin = 'nowhere' THEN r.last_id - r.first_id + 1 - h.held ELSE 0 END AS missing,
                CASE WHEN r.origin <> 'nowhere' OR h.held = r.last_id - r.first_id + 1 THEN 'repaired'
                     WHEN n.note IS NOT NULL THEN 'explained' ELSE r.state END AS state,
-               n.note
+               CASE WHEN r.origin = 'nowhere' THEN f.origins ELSE r.origin END AS repaired_from, n.note
         FROM md.trade_range r JOIN md.symbol s USING (symbol_id)
         LEFT JOIN LATERAL (
             SELECT string_agg(note, '; ' ORDER BY noted_at) AS note FROM md.gap_note n
@@ -92,7 +131,14 @@ def gaps(market: MarketStore, symbols: list[str]) -> list[dict[str, Any]]:
         LEFT JOIN LATERAL (
             SELECT count(*) AS held FROM md.trade t WHERE r.origin = 'nowhere'
             AND t.symbol_id = r.symbol_id AND t.agg_trade_id BETWEEN r.first_id AND r.last_id) h ON true
-        WHERE s.venue = $1 AND s.name = ANY($2) AND r.origin <> 'websocket' ORDER BY s.name, r.first_id
+        LEFT JOIN LATERAL (
+            SELECT string_agg(DISTINCT o.origin, ', ') AS origins FROM md.trade_range o
+            WHERE r.origin = 'nowhere' AND o.symbol_id = r.symbol_id AND o.origin IN ('archive', 'rest')
+            AND o.first_id <= r.last_id AND o.last_id >= r.first_id) f ON true
+        WHERE s.venue = $1 AND s.name = ANY($2) AND r.origin <> 'websocket' AND (r.origin = 'nowhere' OR NOT EXISTS (
+            SELECT 1 FROM md.trade_range w WHERE w.symbol_id = r.symbol_id AND w.origin = 'nowhere'
+            AND w.first_id <= r.first_id AND w.last_id >= r.last_id))
+        ORDER BY s.name, r.first_id
     """
     return [
         {**row, "from_time": _iso(row["from_time"]), "until_time": _iso(row["until_time"])}

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from resources.archive import Archive, NotPublished
+from resources.gap_ledger import note_brought
 from resources.journal import TradeJournal
 from resources.journal_coverage import take_over_coverage
 from resources.stores import Exchange, Stores
@@ -24,7 +25,7 @@ from resources.timescale.tables import TRADE
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS
 from trading.market.trade import AggTrade, trades_frame
-from trading.stream.contiguity import IdRange, spans_of
+from trading.stream.contiguity import IdRange, in_spans, spans_of
 from trading.stream.reconciliation import merged
 
 FLUSH: Final = 100_000
@@ -118,6 +119,8 @@ def take_from_archive(
     elif merge.taken != taken:
         record_archive_version(market, symbol, earlier[-1]._replace(taken=merge.taken))
     written = market.write(TRADE, symbol, merge.trades, day_ms, until_ms) if len(merge.trades) else Written()
+    known = pl.concat([published, stored]).unique("agg_trade_id", keep="first").sort("agg_trade_id")
+    note_brought(market, symbol, "archive", known.filter(in_spans(known["agg_trade_id"].to_numpy(), merge.taken)))
     return ArchivedDay(version, is_new, written)
 
 
@@ -160,4 +163,6 @@ def take_from_exchange(
 def _added(market: MarketStore, symbol: str, fetched: list[AggTrade], held: np.ndarray, day_ms: int) -> Written:
     frame = trades_frame(fetched)
     fresh = frame.filter(~pl.Series(np.isin(frame["agg_trade_id"].to_numpy(), held)))
-    return market.write(TRADE, symbol, fresh, day_ms, day_ms + DAY_MS) if len(fresh) else Written()
+    written = market.write(TRADE, symbol, fresh, day_ms, day_ms + DAY_MS) if len(fresh) else Written()
+    note_brought(market, symbol, "rest", fresh)
+    return written

@@ -3,9 +3,10 @@
 from itertools import count
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from resources.gap_ledger import NoSuchGap, explain, gaps, project
+from resources.gap_ledger import NoSuchGap, explain, gaps, note_brought, project
 from resources.journal import TradeJournal
 from resources.timescale.store import MarketStore
 from resources.timescale.tables import TRADE
@@ -98,4 +99,41 @@ def test_what_the_journal_retired_stays(market: MarketStore, symbol: str, tmp_pa
     assert [row for row in left if row[1] < 12] == [row for row in PROJECTED if row[1] < 12]
     assert sorted(n for first, last, _, origin in left if origin == "websocket" for n in range(first, last + 1)) == [
         trade.agg_trade_id for trade in trades
+    ]
+
+
+def brought(first: int, last: int) -> pl.DataFrame:
+    return trades_frame([AggTrade(n, 100, 1, n, n, at(n), False) for n in range(first, last + 1)])
+
+
+def test_what_archive_and_backfill_brought_is_named_as_theirs(market: MarketStore, symbol: str, tmp_path: Path) -> None:
+    with TradeJournal.write(tmp_path / "journal") as journal:
+        journal.append({}, {symbol: LEDGER}, {symbol: FILLS})
+        project(journal, market, symbol)
+        for origin, first, last in (("archive", 20, 22), ("rest", 23, 24), ("archive", 40, 49), ("rest", 60, 62)):
+            market.write(TRADE, symbol, brought(first, last), at(first), at(last + 1))
+            for _ in range(2):
+                note_brought(market, symbol, origin, brought(first, last))
+                project(journal, market, symbol)
+
+        told = [
+            (r["first_id"], r["last_id"], r["state"], r["missing"], r["repaired_from"]) for r in gaps(market, [symbol])
+        ]
+        assert told == [
+            (3, 4, "repaired", 0, "rest"),
+            (10, 11, "absent", 2, None),
+            (20, 24, "repaired", 0, "archive, rest"),
+            (40, 49, "repaired", 0, "archive"),
+            (60, 62, "repaired", 0, "rest"),
+        ]
+
+        grown = [*LEDGER[:2], IdRange(22, 45, at(22), at(46))]
+        journal.append({}, {symbol: grown}, {})
+        project(journal, market, symbol)
+    otherwise = [row for row in ranges(market, symbol) if row[3] in ("archive", "rest")]
+    assert [(first, last, origin) for first, last, _, origin in otherwise] == [
+        (3, 4, "rest"),
+        (20, 21, "archive"),
+        (46, 49, "archive"),
+        (60, 62, "rest"),
     ]

@@ -15,6 +15,7 @@ import polars as pl
 import psycopg2
 import pytest
 
+from resources.gap_ledger import gaps
 from resources.home import Home
 from resources.journal import TradeJournal
 from resources.past_days import StoredTrades, store_trades
@@ -100,6 +101,8 @@ def test_a_day_of_the_archive_proves_what_lies_between_its_trades(world: World) 
     assert world.coverage == [IdRange(25, 46, time_of(24) + 1, time_of(47))]
     (version,) = world.versions(1)
     assert (version.version, version.rows, version.added, version.taken) == (1, 24, ((24, 47),), ((24, 47),))
+    (gap,) = gaps(world.market, [world.instrument.name])
+    assert (gap["first_id"], gap["last_id"], gap["state"], gap["repaired_from"]) == (24, 47, "repaired", "archive")
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])

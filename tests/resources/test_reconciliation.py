@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from resources.gap_ledger import gaps
 from resources.home import Home
 from resources.journal import TradeJournal
 from resources.past_days import store_trades, take_from_exchange
@@ -150,6 +151,9 @@ def test_rest_adds_what_is_stored_nowhere_and_asks_for_nothing_else(stores: Stor
     told.clear()
     again = take_from_exchange(stores.market, stores.exchange, instrument, LO_MS, lambda *far: told.append(far))
     assert again.changed == 0 and len(told) <= 2
+    named = [row for row in gaps(stores.market, [SYMBOL]) if row["repaired_from"] == "rest"]
+    assert sum(row["ids"] for row in named) == len(TRADES) - len(COLLECTED)
+    assert {row["state"] for row in named} == {"repaired"}
 
 
 def test_the_archive_and_the_exchanges_neighbours_prove_a_day_alone(stores: Stores, journal: TradeJournal) -> None:

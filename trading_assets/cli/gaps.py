@@ -162,13 +162,15 @@ def print_gaps(answer: dict[str, Any]) -> None:
         "first … last",
         "from (UTC)",
         "to (UTC)",
+        "from where",
         "why",
         title="Ids that the stream did not bring",
     )
     for row in answer["gaps"]:
         span = f"{row['first_id']} … {row['last_id']}"
         table.add_row(
-            row["symbol"], row["state"], str(row["ids"]), span, row["from_time"], row["until_time"], row["note"] or ""
+            *(row["symbol"], row["state"], str(row["ids"]), span, row["from_time"], row["until_time"]),
+            *(row["repaired_from"] or "", row["note"] or ""),
         )
     console = Console(soft_wrap=True)
     if answer["gaps"]:
