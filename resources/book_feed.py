@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosedOK, WebSocketException
 
 from resources.binance import BinanceRest
 from resources.journal import TradeJournal
+from resources.text_socket import text_socket
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.stream.backoff import Backoff
@@ -65,6 +66,7 @@ class BookFeed:
         self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
         streams = "/".join(f"{name.lower()}@depth@{every_ms}ms" for name in instruments)
         self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
+        self._socket = text_socket(lambda _frame: self.statistics.update(bad_unexpected_binary=1))
         self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
         self._recorders = {name: BookRecorder() for name in instruments}
         self._heard_s, self._not_before_s = dict.fromkeys(instruments, 0.0), dict.fromkeys(instruments, 0.0)
@@ -103,7 +105,7 @@ class BookFeed:
         return {**self.statistics, "symbols": books}
 
     async def _connection(self) -> None:
-        async with connect(self._url, max_queue=1024, **SOCKET) as socket:
+        async with connect(self._url, max_queue=1024, create_connection=self._socket, **SOCKET) as socket:
             _log.info("the book stream is open")
             self._heard_s = dict.fromkeys(self._instruments, time.monotonic())
             keeping = asyncio.create_task(self._keep(socket))

@@ -29,6 +29,7 @@ from resources.home import home_of
 from resources.journal import TradeJournal
 from resources.retention import verified
 from resources.rocksdb import PATIENCE_S, JournalDamaged, control_socket
+from resources.text_socket import text_socket
 from resources.watch import Watch, log_to_stderr, serve_metrics
 from resources.writer_lock import JournalHeld
 from trading.errors import TradingError
@@ -89,6 +90,7 @@ class Collector:
         wanted = {name: (max(since, journal.kept_since_ms(name)), until) for name, (since, until) in wanted.items()}
         uniform = random.Random(seed).uniform  # noqa: S311
         self._core = CollectorCore(self._instruments, ranges, wanted, uniform, lifetime_s=lifetime_s)
+        self._socket = text_socket(self._core.binary)
         self._until_ms = max(until_ms for _, until_ms in wanted.values())
         self._books: BookFeed | None = None
         self._connections: dict[int, asyncio.Task[None]] = {}
@@ -250,7 +252,7 @@ class Collector:
     async def _connection(self, number: int) -> None:
         """Hand on the frames of one connection until it ends."""
         try:
-            async with connect(self._url, max_queue=1024, **SOCKET) as socket:
+            async with connect(self._url, max_queue=1024, create_connection=self._socket, **SOCKET) as socket:
                 _log.info("connection %d is open", number)
                 self._core.connected(number, time.monotonic())
                 self._awake.set()

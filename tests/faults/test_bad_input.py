@@ -113,7 +113,6 @@ REFUSED: list[tuple[int, str, bytes]] = [
     (4, "not_json", frame(2)[:60]),
     (5, "not_json", b"[" * 100_000),
     (5, "not_json", b'{"data":' + b'{"data":' * 100_000),
-    (7, "not_json", bytes(range(256))),
     (8, "unknown_event", frame(2, e="blockTrade")),
     (10, "bad_ids", frame(2, a=...)),
     *((11, "bad_ids", frame(2, a=value)) for value in (-1, 2**60, 2**63, 10**30)),
@@ -263,10 +262,11 @@ def test_a_market_that_is_traded_no_more_is_asked_after_ever_more_rarely_row_28(
 # -- the whole collector -----------------------------------------------------------------------------------------------
 
 
-def test_a_collector_keeps_its_connection_over_bad_frames_and_replaces_it_after_an_oversized_one_row_6(
+def test_a_collector_keeps_its_connection_over_bad_frames_and_replaces_it_after_an_oversized_one_rows_6_and_7(
     tmp_path: Path,
 ) -> None:
     bad = [(row, one) for row, reason, one in REFUSED if reason != "future_time"]
+    bad += [(7, bytes(range(256))), (7, frame(10**6, HEALTHY))]
     last = len(bad) + 1
     connections: list[int] = []
 
@@ -281,7 +281,7 @@ def test_a_collector_keeps_its_connection_over_bad_frames_and_replaces_it_after_
         if len(connections) == 1:
             for number, (row, one) in enumerate(bad, 1):
                 await socket.send(frame(number, HEALTHY), text=True)
-                await socket.send(one, text=row != 7)
+                await socket.send([one[:9], one[9:]] if row == 7 else one, text=row != 7)
             await socket.send("x" * 2**21)
         await socket.wait_closed()
 
@@ -306,6 +306,7 @@ def test_a_collector_keeps_its_connection_over_bad_frames_and_replaces_it_after_
         status = asyncio.run(asyncio.wait_for(collect(server.root), 30))
     assert status["reconnects"] == 1
     assert sum(status["bad_frames"].values()) == len(bad)
+    assert status["bad_frames"]["unexpected_binary"] == 2
     with TradeJournal.read(tmp_path / "journal") as journal:
         assert sorted(content for _, _, content in journal.quarantined()) == sorted({one[:4096] for _, one in bad})
         assert journal.trades(HEALTHY, 0, 10**13 - 1)["agg_trade_id"].to_list() == list(range(last + 1))

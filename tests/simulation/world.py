@@ -99,7 +99,8 @@ class World:
 
     def run(self) -> None:
         self._plan()
-        self._boot()
+        # Begun later, the collector has a past to fetch while its stream brings what is new.
+        self.after(0.0 if self.planned else self.random.choice([0.0, 0.0, 7200.0]), self._boot)
         while self._events:
             self.now_s, _, happens = heapq.heappop(self._events)
             if self.now_s > DAY_S:

@@ -156,6 +156,10 @@ class CollectorCore:
             self._connections[connection].ending = True
         self._change_over(now_s)
 
+    def binary(self, frame: bytes) -> None:
+        """Keep a binary message aside, whatever it holds: the exchange sends text."""
+        self._bad(BadFrame("unexpected_binary", f"{len(frame)} bytes"), frame)
+
     def disconnected(self, connection: int, now_s: float) -> None:
         """Note that a connection ended or could not be opened, whoever ended it."""
         state = self._connections.pop(connection, None)

@@ -1,0 +1,39 @@
+"""A websocket on which only text is read; binary messages, which no exchange sends here, are handed aside as they came.
+
+`recv(decode=False)` returns the bytes of either kind, and text that is not UTF-8 must not end a connection: so the kind is
+told by the frames themselves.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from websockets.asyncio.client import ClientConnection
+from websockets.frames import Frame, Opcode
+
+
+class _TextSocket(ClientConnection):
+    def __init__(self, *arguments: Any, aside: Callable[[bytes], None], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._aside = aside
+        self._binary: list[bytes] | None = None
+
+    def process_event(self, event: Any) -> None:
+        """Take one frame; the parts of a binary message are put together here."""
+        if isinstance(event, Frame) and event.opcode is Opcode.BINARY:
+            self._binary = []
+        if self._binary is None or event.opcode not in (Opcode.BINARY, Opcode.CONT):
+            super().process_event(event)
+            return
+        self._binary.append(bytes(event.data))
+        if event.fin:
+            self._aside(b"".join(self._binary))
+            self._binary = None
+
+
+def text_socket(aside: Callable[[bytes], None]) -> type[ClientConnection]:
+    """Return what `websockets` is to make connections of, each of which hands binary messages to `aside`."""
+
+    def made(*arguments: Any, **options: Any) -> ClientConnection:
+        return _TextSocket(*arguments, aside=aside, **options)
+
+    return cast("type[ClientConnection]", made)
