@@ -25,6 +25,10 @@ class ExchangeRefused(TradingError):
     """The exchange refuses or does not answer."""
 
 
+class ExchangeUntrusted(ExchangeRefused):
+    """The exchange shows a certificate that none of the known authorities has issued."""
+
+
 class ExchangeAnswer(TradingError):
     """The exchange's answer is not in its documented form."""
 
@@ -93,6 +97,11 @@ class RestRoot:
                     await asyncio.sleep(wait)
                 try:
                     status, headers, body = await self._request(method, path, parameters)
+                except aiohttp.ClientConnectorCertificateError as error:
+                    raise ExchangeUntrusted(
+                        f"{self.root} shows a certificate that is not trusted: {error.certificate_error}",
+                        f"check {self._setting}; an authority of your own is named by SSL_CERT_FILE",
+                    ) from None
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
                     status, headers, body, problem = 0, {}, b"", f"{type(error).__name__}: {error}"
             pause = self._patience(status, headers, body)

@@ -84,10 +84,11 @@ def collector(
     ws: int | None = None,
     log: Path | None = None,
     program: Sequence[str] = ("resources.collector",),
+    tls: str = "",
     **popen: Any,
 ) -> Collecting:
     command = [sys.executable, "-m", *program, "--journal", str(journal), "--venue", "sim"]
-    command += ["--rest", f"http://127.0.0.1:{port}", "--ws", f"ws://127.0.0.1:{ws or port}"]
+    command += ["--rest", f"http{tls}://127.0.0.1:{port}", "--ws", f"ws{tls}://127.0.0.1:{ws or port}"]
     command += ["--symbols", ",".join(SYMBOLS), "--since-ms", str(since_ms), *options]
     with log.open("w") if log else nullcontext() as errors:
         return Collecting(command, stdout=subprocess.PIPE, stderr=errors, text=True, **popen)

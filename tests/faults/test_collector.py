@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import trustme
 from rocksdict import Options, Rdict
 
 from resources.home import Home
@@ -15,9 +16,11 @@ from tests.faults.processes import (
     LATE_MS,
     START_MS,
     SYMBOLS,
+    Collecting,
     assert_exactly_the_market,
     collected,
     collector,
+    ended,
     exchange,
 )
 
@@ -144,3 +147,30 @@ def test_a_collector_whose_journal_lies_in_a_home_shares_its_request_weight(tmp_
         collected(home.rocksdb_dir, port)
         spent = json.loads(home.rest_budget_file.read_bytes())
     assert list(spent) == [f"http://127.0.0.1:{port}"]
+
+
+def test_over_tls_a_collector_collects_and_repairs_with_the_right_authority_and_refuses_any_other(
+    tmp_path: Path,
+) -> None:
+    ours, other, folder = trustme.CA(), trustme.CA(), tmp_path / "journal"
+    issued, certificate, key = ours.issue_cert("127.0.0.1"), tmp_path / "certificate.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(certificate)
+    issued.private_key_pem.write_to_path(key)
+    options = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    with exchange(tmp_path, *options, "--faults", json.dumps({"drop": 0.05, "seed": 3})) as port:
+
+        def collect(authority: trustme.CA) -> Collecting:
+            file = tmp_path / "authority.pem"
+            authority.cert_pem.write_to_path(file)
+            environment = os.environ | {"SSL_CERT_FILE": str(file)}
+            until, log = ["--until-ms", str(END_MS)], tmp_path / "log"
+            return collector(folder, port, *until, tls="s", log=log, env=environment)
+
+        with collect(other) as process:
+            assert process.wait(60) == 1
+        errors = (tmp_path / "log").read_text()
+        assert "ExchangeUntrusted" in errors and "CERTIFICATE_VERIFY_FAILED" in errors and "SSL_CERT_FILE" in errors
+        with collect(ours) as process:
+            final = ended(process)
+    assert_exactly_the_market(folder)
+    assert final["repaired"]
