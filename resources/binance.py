@@ -1,4 +1,4 @@
-"""Binance spot's REST interface: server time, instruments, aggregate trades by id, klines by time.
+"""Binance spot's REST interface: server time, instruments, aggregate trades by id, books, klines by time.
 
 Answers are decoded by type; what is not in the expected form is refused by name. How requests are paced and repeated is
 `resources.rest_root`'s.
@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 import numpy as np
@@ -25,7 +25,6 @@ from trading.stream.events import DepthSnapshot, decode_depth_snapshot
 from trading.stream.wire import BadFrame, decode_page
 
 PAGE: Final = 1000
-WEIGHTS: Final = {"depth": 50, "aggTrades": 4, "klines": 2, "exchangeInfo": 20, "time": 1}
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What bytes that are no JSON of the expected form may raise."""
 
@@ -54,13 +53,14 @@ class BinanceRest:
         budget_file: Where the processes of a home share what they use; None: this one asks alone.
     """
 
+    path: ClassVar[str] = "/api/v3"
+    weights: ClassVar[Mapping[str, int]] = {"depth": 50, "aggTrades": 4, "klines": 2, "exchangeInfo": 20, "time": 1}
+
     def __init__(
         self, base_url: str, weight_per_minute: int = 6000, seed: int = 0, budget_file: Path | None = None
     ) -> None:
-        self._root = base_url.rstrip("/")
-        self._rest = RestRoot(
-            self._root, HttpBudget(self._root, weight_per_minute, budget_file), binance_refusal, seed=seed
-        )
+        root = base_url.rstrip("/")
+        self._rest = RestRoot(root, HttpBudget(root, weight_per_minute, budget_file), binance_refusal, seed=seed)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -70,17 +70,13 @@ class BinanceRest:
         """Return the exchange's clock, epoch milliseconds."""
         answer = decoded(await self._get("time", {}))
         if not isinstance(answer, dict) or not isinstance(answer.get("serverTime"), int):
-            raise ExchangeAnswer(f"{self._root} answers time without serverTime", "is this a Binance REST root?")
+            raise ExchangeAnswer(f"{self._rest.root} answers time without serverTime", "is this a Binance REST root?")
         return answer["serverTime"]
 
     async def instruments(self, symbols: Sequence[str], venue: str) -> dict[str, Instrument]:
         """Return instruments by name, with the steps of their price and lot filters."""
         names = json.dumps(list(symbols), separators=(",", ":"), ensure_ascii=False)
-        answer = decoded(await self._get("exchangeInfo", {"symbols": names}))
-        try:
-            return {entry["symbol"]: _instrument(entry, venue) for entry in answer["symbols"]}
-        except (KeyError, TypeError) as error:
-            raise ExchangeAnswer(f"exchangeInfo lacks {error}", "is this a Binance REST root?") from None
+        return instruments_of(await self._get("exchangeInfo", {"symbols": names}), symbols, venue)
 
     async def agg_trades(
         self,
@@ -126,7 +122,7 @@ class BinanceRest:
         return _candles(rows) if rows else empty_candles()
 
     async def _get(self, call: str, query: dict[str, Any]) -> bytes:
-        return await self._rest.get(f"/api/v3/{call}", query, WEIGHTS[call])
+        return await self._rest.get(f"{self.path}/{call}", query, self.weights[call])
 
 
 def decoded(body: bytes) -> Any:
@@ -150,7 +146,16 @@ def binance_refusal(call: str, query: Mapping[str, Any], status: int, body: byte
     return kind(f"{call} {what} {query.get('interval', '')}: {text} ({code})".replace("  ", " "), "check the symbols")
 
 
-def _instrument(entry: dict[str, Any], venue: str) -> Instrument:
+def instruments_of(body: bytes, symbols: Sequence[str], venue: str, kind: str = "spot") -> dict[str, Instrument]:
+    """Return those instruments of an `exchangeInfo` answer that are asked for, by name; raises `ExchangeAnswer`."""
+    try:
+        entries = {entry["symbol"]: entry for entry in decoded(body)["symbols"]}
+        return {name: _instrument(entries[name], venue, kind) for name in symbols if name in entries}
+    except (KeyError, TypeError) as error:
+        raise ExchangeAnswer(f"exchangeInfo lacks {error}", "is this a Binance REST root?") from None
+
+
+def _instrument(entry: dict[str, Any], venue: str, kind: str) -> Instrument:
     filters = {f["filterType"]: f for f in entry["filters"]}
     return Instrument(
         venue,
@@ -159,6 +164,7 @@ def _instrument(entry: dict[str, Any], venue: str) -> Instrument:
         entry["quoteAsset"],
         _decimals(filters["PRICE_FILTER"]["tickSize"]),
         _decimals(filters["LOT_SIZE"]["stepSize"]),
+        kind,
     )
 
 

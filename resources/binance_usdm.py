@@ -1,19 +1,21 @@
-"""Binance USDⓈ-M's REST interface about derivatives: open interest, funding and mark prices.
+"""Binance USDⓈ-M's REST interface: what spot's has under another path, and open interest, funding and mark prices.
 
 Rules of paging (developers.binance.com, Market Data): `fundingRate` gives up to 1,000 rows from `startTime` on and shares
 500 calls in five minutes; `openInterestHist` gives up to 500 rows of the latest 30 days and allows 1,000 calls in
 five minutes beside the weight. It refuses to be asked about older times, so they are not asked for here.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from resources.binance import UnknownSymbol, binance_refusal, decoded
+from resources.binance import BinanceRest, UnknownSymbol, binance_refusal, instruments_of
 from resources.http_budget import HttpBudget
-from resources.rest_root import ExchangeAnswer, ExchangeRefused, RestRoot
+from resources.rest_root import ExchangeRefused, RestRoot
 from resources.venue_rest import forward, in_spans, read_answer
 from trading.errors import TradingError
 from trading.market.derivatives import AssetContext, Funding, OpenInterest
+from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, MINUTE_MS
 from trading.stream.usdm import (
     decode_fundings,
@@ -47,7 +49,7 @@ def usdm_refusal(call: str, query: Any, status: int, body: bytes) -> TradingErro
     return error if isinstance(error, UnknownSymbol) else ExchangeRefused(error.message, error.hint)
 
 
-class UsdmRest:
+class UsdmRest(BinanceRest):
     """A client of one futures root.
 
     Args:
@@ -55,22 +57,18 @@ class UsdmRest:
         budget_file: Where the processes of a home share what they use; None: this one asks alone.
     """
 
+    path: ClassVar[str] = "/fapi/v1"
+    weights: ClassVar[Mapping[str, int]] = {"depth": 20, "aggTrades": 20, "klines": 5, "exchangeInfo": 1, "time": 1}
+
     def __init__(self, base_url: str, budget_file: Path | None = None) -> None:
         root = base_url.rstrip("/")
         # A spot and a futures root count apart, also where one server is both.
         budget = HttpBudget(f"{root}/fapi", 2400, budget_file)
         self._rest = RestRoot(root, budget, usdm_refusal, setting="TRADING_FUTURES_REST_URL")
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._rest.close()
-
-    async def server_time(self) -> int:
-        """Return the exchange's clock, epoch milliseconds."""
-        answer = decoded(await self._rest.get("/fapi/v1/time", {}, 1))
-        if not isinstance(answer, dict) or not isinstance(answer.get("serverTime"), int):
-            raise ExchangeAnswer("the futures root answers time without serverTime", "check TRADING_FUTURES_REST_URL")
-        return answer["serverTime"]
+    async def instruments(self, symbols: Sequence[str], venue: str) -> dict[str, Instrument]:
+        """Return contracts by name, with the steps of their price and lot filters; a symbol without one is left out."""
+        return instruments_of(await self._get("exchangeInfo", {}), symbols, venue, "usdm")
 
     async def open_interest(self, symbol: str) -> OpenInterest:
         """Return what is open now, in the base coin."""

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +23,14 @@ from typing import Any, Final
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from resources.binance import BinanceRest
+from resources.binance import BinanceRest, UnknownSymbol
 from resources.book_feed import BookFeed
 from resources.home import home_of
 from resources.journal import TradeJournal
 from resources.retention import verified
 from resources.rocksdb import PATIENCE_S, JournalDamaged, control_socket
+from resources.side_streams import SideStreams
+from resources.stream_set import KLINES, MARKS, SPOT, USDM
 from resources.text_socket import text_socket
 from resources.watch import Watch, log_to_stderr, serve_metrics
 from resources.writer_lock import JournalHeld
@@ -60,13 +62,14 @@ class Collector:
     Args:
         journal: Open for writing.
         rest: The exchange's REST interface, for repairs.
-        ws_url: Root of the exchange's streams.
+        ws_url: Root of the exchange's streams that carries trades.
         instruments: What is collected, by name.
         wanted: Exchange time from which trades are wanted where the journal has none yet, and up to which, by name.
         ack: Called with (symbol, last id) after trades are stored.
         seed: Of the jitter between connections.
         retention_days: How long the journal keeps what the database has too.
         lifetime_s: After which a connection is replaced.
+        beside: Streams that are taken in the same connection; see `resources.stream_set`.
     """
 
     def __init__(
@@ -80,19 +83,23 @@ class Collector:
         seed: int = 0,
         retention_days: int = 7,
         lifetime_s: float = LIFETIME_S,
+        beside: Sequence[str] = (),
     ) -> None:
         self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
-        streams = "/".join(f"{name.lower()}@aggTrade" for name in instruments)
+        streams = "/".join(f"{name.lower()}@{kind}" for name in instruments for kind in ("aggTrade", *beside))
         self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
         self._ack, self._retention_ms = ack, retention_days * DAY_MS
         ranges = {name: _held(journal, name) for name in instruments}
         # What the journal dropped is in the database; it is not to be fetched again.
         wanted = {name: (max(since, journal.kept_since_ms(name)), until) for name, (since, until) in wanted.items()}
         uniform = random.Random(seed).uniform  # noqa: S311
-        self._core = CollectorCore(self._instruments, ranges, wanted, uniform, lifetime_s=lifetime_s)
+        self._core = CollectorCore(
+            self._instruments, ranges, wanted, uniform, lifetime_s=lifetime_s, marks=MARKS in beside
+        )
         self._socket = text_socket(self._core.binary)
         self._until_ms = max(until_ms for _, until_ms in wanted.values())
         self._books: BookFeed | None = None
+        self._side = SideStreams(journal)
         self._connections: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -147,6 +154,7 @@ class Collector:
         newest = {name: (len(trades), trades[-1].time_ms) for name, trades in pending.trades.items()}
         waits = [fill.waited_ms for fills in pending.fills.values() for fill in fills if fill.hole]
         self._watch.stored(newest, self._stored_s - began_s, waits)
+        self._side.store(pending.beside, pending.ledgers)
 
     def status(self) -> dict[str, Any]:
         """Return statistics and each symbol's last id, open holes, and ids that the exchange does not have."""
@@ -169,6 +177,7 @@ class Collector:
         return {
             **self.statistics,
             **self._core.statistics,
+            **self._side.statistics,
             "holes": sum(stream.holes for stream in streams.values()),
             "repaired": sum(stream.repaired for stream in streams.values()),
             "pending_bytes": TRADE_BYTES * self._core.pending,
@@ -328,20 +337,28 @@ def _held(journal: TradeJournal, symbol: str) -> list[IdRange]:
 
 async def collect(options: argparse.Namespace) -> dict[str, Any]:
     """Run one collector as the command line says and return its status."""
-    home = home_of(options.journal)
-    rest = BinanceRest(options.rest, budget_file=None if home is None else home.rest_budget_file)
+    streams, home = USDM if options.venue == "binance_usdm" else SPOT, home_of(options.journal)
+    rest = streams.rest(options.rest, budget_file=None if home is None else home.rest_budget_file)
+    ws_url = options.ws.rstrip("/")
+    beside = (*streams.beside, KLINES) if options.check_klines else streams.beside
     try:
         with TradeJournal.write(options.journal, PATIENCE_S, options.durability) as journal:
             names = options.symbols.split(",")
             instruments = await rest.instruments(names, options.venue)
+            for name in names:
+                if name not in instruments:
+                    raise UnknownSymbol(f"the exchange does not trade {name[:40]} as {streams.kind}", "check --symbols")
             ack = _ack_to(options.ack_fd) if options.ack_fd is not None else None
             since_ms = _each(options.since_ms or [await rest.server_time()], names)
             wanted = dict(zip(names, zip(since_ms, _each(options.until_ms, names), strict=True), strict=True))
-            collector = Collector(journal, rest, options.ws, instruments, wanted, ack, lifetime_s=options.lifetime_s)
+            trades_url = ws_url + streams.trades_root
+            collector = Collector(
+                journal, rest, trades_url, instruments, wanted, ack, lifetime_s=options.lifetime_s, beside=beside
+            )
             if options.again:
                 collector.ask_again()
             if options.books:
-                collector.beside(BookFeed(journal, rest, options.ws, instruments, options.books))
+                collector.beside(BookFeed(journal, rest, ws_url + streams.books_root, instruments, options.books))
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, collector.stop)
             with metrics(options.metrics_port, collector):
@@ -384,7 +401,7 @@ def main() -> int:
     parser.add_argument("--rest", required=True)
     parser.add_argument("--ws", required=True)
     parser.add_argument("--symbols", required=True)
-    parser.add_argument("--venue", default="binance")
+    parser.add_argument("--venue", default="binance", help="binance_usdm: perpetual contracts; any other name: spot")
     parser.add_argument("--durability", choices=["second", "fsync"], default="second")
     parser.add_argument("--since-ms", type=int, nargs="+", help="one for each symbol, or for all")
     parser.add_argument("--until-ms", type=int, nargs="+", default=[FOREVER_MS], help="one for each symbol, or for all")
@@ -393,6 +410,7 @@ def main() -> int:
     parser.add_argument(
         "--books", type=int, choices=[0, 100, 1000], default=0, help="keep books, of diffs of so many ms"
     )
+    parser.add_argument("--check-klines", action="store_true", help="compare klines of minutes that are proven")
     parser.add_argument("--again", action="store_true", help="ask also for ids that the exchange once did not have")
     parser.add_argument("--log", choices=["text", "json"], default="text")
     parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics on loopback; 0: do not")

@@ -12,6 +12,7 @@ files `resources.rocksdb`'s.
 | `ledger` | `fill:{symbol}:{first_id}` | ids that came over REST |
 | `quarantine` | `quarantine:{time_ms}:{digest}` | reason, and the frame or batch as it was |
 | `books` | `books:{symbol}:{second_ms}` | the best levels of a book at the end of a second |
+| `marks` | `marks:{symbol}:{time_ms}` | mark and index price of a contract, with the funding announced |
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ from trading.market.trade import TRADE_SCHEMA, AggTrade
 from trading.stream.batch import Columns, decode, decode_columns, encode, encode_columns
 from trading.stream.book_recorder import BookRecord, Content, content, record_of
 from trading.stream.contiguity import IdRange, missing_ids, trimmed
+from trading.stream.events import MarkPrice
 from trading.stream.repair import Fill
 
 FORMAT: Final = "trade journal 2"
@@ -65,7 +67,7 @@ class _Retired(msgspec.Struct, array_like=True):
 def _families() -> dict[str, Any]:
     # A second's batch is about a hundred bytes and read in ranges, so large blocks compress better and cost no reading.
     return dict.fromkeys(
-        ("trades", "sealed", "ledger", "quarantine", "books"), family(zstd_level=9, block_bytes=64 * 2**10)
+        ("trades", "sealed", "ledger", "quarantine", "books", "marks"), family(zstd_level=9, block_bytes=64 * 2**10)
     )
 
 
@@ -149,11 +151,18 @@ class TradeJournal:
 
     def append_books(self, records: Mapping[str, Iterable[BookRecord]]) -> None:
         """Store order books by the second at whose end they stood; raises like `append`."""
+        self._append("books", {s: [(r.second_ms, content(r)) for r in arrived] for s, arrived in records.items()})
+
+    def append_marks(self, marks: Mapping[str, Iterable[MarkPrice]]) -> None:
+        """Store mark prices by their moments; one that comes again is the same; raises like `append`."""
+        self._append("marks", {s: [(mark.time_ms, mark) for mark in arrived] for s, arrived in marks.items()})
+
+    def _append(self, name: str, values: Mapping[str, Iterable[tuple[int, object]]]) -> None:
         self._db.require_room()
         changes = self._db.changes()
-        for symbol, arrived in records.items():
-            for record in arrived:
-                _put(changes, "books", key_of("books", symbol, record.second_ms), content(record))
+        for symbol, arrived in values.items():
+            for at_ms, value in arrived:
+                _put(changes, name, key_of(name, symbol, at_ms), value)
         self._db.commit(changes)
 
     def quarantine(self, time_ms: int, reason: str, content: bytes) -> None:
@@ -215,7 +224,7 @@ class TradeJournal:
         known = self._retired(symbol)
         now = _Retired(max(known.first_id, last[0] + 1), max(known.since_ms, edge_ms))
         changes = self._db.changes()
-        for name in (*_TRADES, "books"):
+        for name in (*_TRADES, "books", "marks"):
             changes.delete_range(name, *span_of(name, symbol, 0, edge_ms))
         _put(changes, "ledger", b"retired:" + symbol.encode(), now)
         self._db.commit(changes)
@@ -313,6 +322,11 @@ class TradeJournal:
         """Return the order book of the last second that began before a moment."""
         found = next(self._db.scan("books", *span_of("books", symbol, 0, end_ms), backwards=True), None)
         return None if found is None else _book(*found)
+
+    def marks(self, symbol: str, lo_ms: int, hi_ms: int) -> list[MarkPrice]:
+        """Return the mark prices of the moments in `[lo_ms, hi_ms)`, in order."""
+        rows = self._db.scan("marks", *span_of("marks", symbol, lo_ms, hi_ms))
+        return [unframed(key, value, MarkPrice) for key, value in rows]
 
     def seconds(self, symbol: str) -> list[int]:
         """Return the seconds (ms) that have a batch of their own; those of sealed hours have none."""

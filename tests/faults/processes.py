@@ -106,8 +106,8 @@ def acknowledging(journal: Path, port: int, *options: str, **keywords: Any) -> I
         yield process, acks
 
 
-def collected(journal: Path, port: int, end_ms: int = END_MS) -> dict[str, Any]:
-    with collector(journal, port, "--until-ms", str(end_ms)) as process:
+def collected(journal: Path, port: int, *options: str, end_ms: int = END_MS) -> dict[str, Any]:
+    with collector(journal, port, "--until-ms", str(end_ms), *options) as process:
         return ended(process)
 
 
@@ -151,13 +151,15 @@ def settled(journal: Path) -> bool:
     return bool(symbols) and all(symbol["settled"] for symbol in symbols.values())
 
 
-def assert_exactly_the_market(folder: Path, until_ms: int | None = END_MS, trades_per_second: int = 0) -> int:
+def assert_exactly_the_market(
+    folder: Path, until_ms: int | None = END_MS, trades_per_second: int = 0, kind: str = "spot"
+) -> int:
     """Compare with the source until `until_ms`, or as far as each ledger says that nothing is missing.
 
     Returns:
         How many trades that were.
     """
-    market, compared = SyntheticMarket(SEED, SYMBOLS, trades_per_second=trades_per_second), 0
+    market, compared = SyntheticMarket(SEED, SYMBOLS, kind, trades_per_second), 0
     with TradeJournal.read(folder) as journal:
         for symbol in SYMBOLS:
             (proof,) = journal.ledger(symbol)

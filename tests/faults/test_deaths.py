@@ -60,7 +60,7 @@ def noted(lines: list[str], acknowledged: dict[str, set[int]]) -> None:
 def collected_whole(folder: Path, port: Exchange) -> None:
     """Let a last collector complete the journal up to now, and compare it with the market."""
     end_ms = port.show("clock")["now_ms"]
-    collected(folder, port, end_ms)
+    collected(folder, port, end_ms=end_ms)
     assert_exactly_the_market(folder, end_ms, BUSY)
 
 
@@ -70,7 +70,7 @@ def test_nothing_acknowledged_is_absent_after_any_kill_while_rest_refuses(tmp_pa
     acknowledged, known = {name: set[int]() for name in SYMBOLS}, {name: set[int]() for name in SYMBOLS}
     recoveries, kills = list[float](), 0
     with busy_exchange(tmp_path) as port:
-        collected(folder, port, START_MS + 1)
+        collected(folder, port, end_ms=START_MS + 1)
         for kill in range(KILLS):
             named = POINTS[kill * 2 // 5 % len(POINTS)] if kill % 5 in (0, 3) else None
             nth = chance.randrange(300, 2000) if named and named.endswith("frame") else 1 + chance.randrange(2)

@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rocksdict import Options, Rdict
 
-from resources.journal import TradeJournal
-from resources.rocksdb import JournalDamaged
+from resources.journal import FORMAT, TradeJournal, _families
+from resources.rocksdb import Database, JournalDamaged
 from resources.writer_lock import JournalHeld
+from trading.market.timeframe import HOUR_MS
 from trading.market.trade import TRADE_SCHEMA, AggTrade, trades_frame
 from trading.stream.contiguity import IdRange, Ledger
+from trading.stream.events import MarkPrice
 
 START_MS = 1_700_000_000_000
 FOREVER = 10**13 - 1
@@ -63,6 +65,30 @@ def test_the_first_of_two_trades_with_one_id_stays(folder: Path) -> None:
         journal.append({"BTCUSDT": [first]}, {})
         journal.append({"BTCUSDT": [msgspec.structs.replace(first, price=1)]}, {})
         assert journal.trades("BTCUSDT", 0, FOREVER)["price"].to_list() == [first.price]
+
+
+def test_mark_prices_are_kept_by_their_moment_and_dropped_with_the_trades(folder: Path) -> None:
+    marks = [MarkPrice(START_MS + n, 60_000.123 + n, 60_000.5, None if n % 2 else 0.0001, n or None) for n in range(9)]
+    with TradeJournal.write(folder) as journal:
+        journal.append({"BTCUSDT": trades_of([0])}, {})
+        journal.append_marks({"BTCUSDT": marks[4:], "ETHUSDT": marks[:1]})
+        journal.append_marks({"BTCUSDT": marks[:6]})
+        assert journal.marks("BTCUSDT", START_MS, START_MS + 9) == marks
+        assert journal.marks("BTCUSDT", START_MS + 1, START_MS + 3) == marks[1:3]
+        assert journal.marks("ETHUSDT", 0, FOREVER) == marks[:1]
+        journal.retire("BTCUSDT", START_MS + HOUR_MS)
+        assert (journal.marks("BTCUSDT", 0, FOREVER), journal.marks("ETHUSDT", 0, FOREVER)) == ([], marks[:1])
+
+
+def test_a_journal_from_before_mark_prices_were_kept_takes_them_and_is_read(folder: Path) -> None:
+    families = _families()
+    with Database.write(folder, FORMAT, {name: families[name] for name in families if name != "marks"}) as database:
+        database.checkpoint()
+    with TradeJournal.read(folder) as journal:
+        assert journal.marks("BTCUSDT", 0, FOREVER) == []
+    with TradeJournal.write(folder) as journal:
+        journal.append_marks({"BTCUSDT": [MarkPrice(START_MS, 1.5, 1.25, None, None)]})
+        assert len(journal.marks("BTCUSDT", 0, FOREVER)) == 1
 
 
 def test_a_deleted_batch_is_named_by_its_ids(folder: Path) -> None:

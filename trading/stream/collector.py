@@ -2,7 +2,8 @@
 
 It opens no socket and reads no clock. A driver tells it what happened and when, carries out its commands and calls
 `tick` every `TICK_S`; the same sequence of events gives the same decisions, so that a whole day of faults can be
-replayed from a seed. One connection carries all symbols. A planned change of connections overlaps: the new one delivers
+replayed from a seed. One connection carries all symbols, and other streams beside their trades, whose events are handed on
+as they came. A planned change of connections overlaps: the new one delivers
 before the old one is closed, and trades that both bring are taken once.
 """
 
@@ -16,7 +17,8 @@ from trading.market.instrument import Instrument
 from trading.market.trade import AggTrade
 from trading.stream.backoff import Backoff
 from trading.stream.contiguity import IdRange
-from trading.stream.events import ServerShutdown, decode_event
+from trading.stream.events import Event, Kline, MarkPrice, ServerShutdown, decode_event
+from trading.stream.mark_watch import MarkWatch
 from trading.stream.repair import Fetch, Fill, SymbolStream
 from trading.stream.wire import BadFrame, decode
 
@@ -70,11 +72,13 @@ class Pending(msgspec.Struct, frozen=True):
         trades: New trades by symbol.
         ledgers: Every symbol's ranges, of which `trades` are the last missing part.
         fills: Which of `trades` came over REST, by symbol.
+        beside: What other streams of the connection brought, by (symbol, event), in order.
     """
 
     trades: Mapping[str, Sequence[AggTrade]]
     ledgers: Mapping[str, Sequence[IdRange]]
     fills: Mapping[str, Sequence[Fill]]
+    beside: Sequence[tuple[str, Kline | MarkPrice]] = ()
 
 
 class _Connection:
@@ -100,6 +104,7 @@ class CollectorCore:
         uniform: Returns a number between its two arguments; the caller's seeded source of chance.
         most_pending: How many trades may wait to be stored.
         lifetime_s: After which a connection is replaced.
+        marks: Whether the connection carries mark prices, so that it is replaced when they stop coming.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class CollectorCore:
         uniform: Callable[[float, float], float],
         most_pending: int = PENDING_TRADES,
         lifetime_s: float = LIFETIME_S,
+        marks: bool = False,
     ) -> None:
         self._instruments, self._most_pending, self._lifetime_s = instruments, most_pending, lifetime_s
         self.streams = {name: SymbolStream(name, ledgers.get(name, ()), *wanted[name]) for name in instruments}
@@ -126,6 +132,8 @@ class CollectorCore:
         """Newest exchange time that is known, of a trade or of the exchange's clock."""
         self._doubted: list[tuple[int, str | bytes]] = []
         self._pending = 0
+        self._beside: list[tuple[str, Kline | MarkPrice]] = []
+        self._marks = MarkWatch(instruments) if marks else None
         self._stopped = False
 
     # -- what happened -----------------------------------------------------------------------------------------------
@@ -215,6 +223,9 @@ class CollectorCore:
         if self._connect_at_s is not None and now_s >= self._connect_at_s and self._pending < self._most_pending:
             self._connect()
         self._change_over(now_s)
+        if self._marks is not None and self._marks.stalled(now_s, now_s - self._open_for_s(now_s)):
+            self.statistics["mark_stalls"] += 1
+            self._replace_stalled(now_s)
         for stream in self.streams.values():
             if stream.silent(now_s):
                 stream.look(now_s)
@@ -235,7 +246,8 @@ class CollectorCore:
         for stream in self.streams.values():
             stream.pending, stream.fills = [], []
         self._pending = 0
-        return Pending(trades, {name: stream.ledger.ranges for name, stream in self.streams.items()}, fills)
+        beside, self._beside = self._beside, []
+        return Pending(trades, {name: stream.ledger.ranges for name, stream in self.streams.items()}, fills, beside)
 
     @property
     def pending(self) -> int:
@@ -318,20 +330,42 @@ class CollectorCore:
 
     def _read(self, connection: int, frame: str | bytes, now_s: float, clock_known: bool) -> None:
         try:
-            decoded = decode(frame, self._instruments, self.newest_ms)
+            decoded = self._decoded(frame)
         except BadFrame as error:
             if error.reason == "future_time" and not clock_known and len(self._doubted) < DOUBTED:
                 # A thin market may be silent for longer than a trade may lie ahead: only the exchange's clock decides,
                 # and it comes with the next page.
                 self._doubted.append((connection, frame))
                 self._look_at_all(now_s)
-            elif error.reason == "unknown_event" and _announces_end(frame):
-                self.shutting_down(connection, now_s)
             else:
                 self._bad(error, frame)
             return
-        if decoded is not None:
-            self._take(connection, frame, *decoded, now_s)
+        match decoded:
+            case None:
+                return
+            case ServerShutdown():
+                self.shutting_down(connection, now_s)
+            case symbol, AggTrade() as trade:
+                self._take(connection, frame, symbol, trade, now_s)
+            case symbol, (Kline() | MarkPrice()) as event:
+                self._take_beside(symbol, event, now_s)
+            case _, event:
+                self._bad(BadFrame("unknown_event", type(event).__name__), frame)
+
+    def _decoded(self, frame: str | bytes) -> tuple[str, Event] | ServerShutdown | None:
+        try:
+            return decode(frame, self._instruments, self.newest_ms)
+        except BadFrame as error:
+            if error.reason != "unknown_event":
+                raise
+        return decode_event(frame, self._instruments, self.newest_ms)
+
+    def _take_beside(self, symbol: str, event: Kline | MarkPrice, now_s: float) -> None:
+        self._beside.append((symbol, event))
+        if isinstance(event, MarkPrice):
+            self.newest_ms = max(self.newest_ms, event.time_ms)
+            if self._marks is not None:
+                self._marks.heard(symbol, now_s)
 
     def _take(self, connection: int, frame: str | bytes, symbol: str, trade: AggTrade, now_s: float) -> None:
         stream = self.streams[symbol]
@@ -356,10 +390,3 @@ class CollectorCore:
         if self.bad_frames.total() <= QUARANTINED:
             raw = frame.encode() if isinstance(frame, str) else frame
             self.waiting.append(Quarantine(self.newest_ms, str(error), raw[:4096]))
-
-
-def _announces_end(frame: str | bytes) -> bool:
-    try:
-        return isinstance(decode_event(frame, {}, 0), ServerShutdown)
-    except BadFrame:
-        return False

@@ -104,7 +104,7 @@ class Kline(msgspec.Struct, frozen=True):
     closed: bool
 
 
-class MarkPrice(msgspec.Struct, frozen=True):
+class MarkPrice(msgspec.Struct, frozen=True, array_like=True):
     """Mark and index price of a perpetual or delivery contract.
 
     Both are finer than a tick and therefore floats. A delivery contract has no funding rate and no funding time.
