@@ -1,6 +1,7 @@
 """A collector that runs on a thread of this process, for whoever watches it from synchronous code."""
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -8,18 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from resources.binance import BinanceRest
+from resources.binance import BinanceRest, UnknownSymbol
 from resources.book_feed import BookFeed
 from resources.collector import Collector, metrics
 from resources.home import Home
 from resources.journal import TradeJournal
 from resources.rocksdb import PATIENCE_S
 from resources.settings import load_settings
+from resources.stream_set import KLINES, SPOT, USDM, StreamSet
 from trading.errors import TradingError
+from trading.market.instrument import Instrument
 from trading.stream.repair import FOREVER_MS
 
 STOP_S: Final = 25
 """Time to flush and to make a checkpoint; `trading up` waits a little longer."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class CollectorEnded(TradingError):
@@ -27,10 +33,10 @@ class CollectorEnded(TradingError):
 
 
 class Collection:
-    """A collector of the home's symbols; see `collection`."""
+    """A collector of one kind of market of the home's symbols; see `collection`."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, home: Home, streams: StreamSet) -> None:
+        self._home, self._streams = home, streams
         self._settings = load_settings(home.path)
         self._collector: Collector | None = None
         self._loop = asyncio.new_event_loop()
@@ -74,27 +80,49 @@ class Collection:
             self._loop.close()
 
     async def _collect(self) -> None:
-        venue = "sim" if self._home.kind == "simulated" else "binance"
-        rest = BinanceRest(self._settings.exchange_rest_url, budget_file=self._home.rest_budget_file)
+        settings, streams, contracts = self._settings, self._streams, self._streams is USDM
+        rest_url = settings.futures_rest_url if contracts else settings.exchange_rest_url
+        ws_url = (settings.futures_ws_url if contracts else settings.exchange_ws_url).rstrip("/")
+        rest = streams.rest(rest_url, budget_file=self._home.rest_budget_file)
         try:
-            durability = self._settings.journal_durability
-            with TradeJournal.write(self._home.rocksdb_dir, PATIENCE_S, durability) as journal:
-                instruments = await rest.instruments(self._settings.symbols, venue)
-                wanted = dict.fromkeys(instruments, (await rest.server_time(), FOREVER_MS))
-                ws_url, days = self._settings.exchange_ws_url, self._settings.journal_retention_days
-                collector = Collector(journal, rest, ws_url, instruments, wanted, retention_days=days)
-                collector.beside(BookFeed(journal, rest, ws_url, instruments))
+            directory = self._home.journal_dir(streams.kind)
+            with TradeJournal.write(directory, PATIENCE_S, settings.journal_durability) as journal:
+                instruments = await self._instruments(rest)
+                collector = Collector(
+                    journal,
+                    rest,
+                    ws_url + streams.trades_root,
+                    instruments,
+                    dict.fromkeys(instruments, (await rest.server_time(), FOREVER_MS)),
+                    retention_days=settings.journal_retention_days,
+                    beside=(*streams.beside, KLINES),
+                    by_age=contracts,
+                )
+                collector.beside(BookFeed(journal, rest, ws_url + streams.books_root, instruments))
                 self._collector = collector
-                with metrics(self._settings.metrics_port, collector):
+                port = settings.metrics_port
+                with metrics(port + 1 if port and contracts else port, collector):
                     await collector.run()
         finally:
             await rest.close()
 
+    async def _instruments(self, rest: BinanceRest) -> dict[str, Instrument]:
+        """Return the markets of the home's symbols; not every symbol has a contract."""
+        names = self._settings.symbols
+        found = await rest.instruments(names, "sim" if self._home.kind == "simulated" else "binance")
+        if not found:
+            raise UnknownSymbol(f"none of {', '.join(names)} is traded as {self._streams.kind}", "check the symbols")
+        for name in names:
+            if name not in found:
+                _log.warning("%s is not traded as %s", name, self._streams.kind)
+        return found
+
 
 @contextmanager
-def collection() -> Iterator[Collection]:
-    """Collect as the settings of the home in TRADING_HOME say, until the end of the block."""
-    collecting = Collection(Home(Path(os.environ.get("TRADING_HOME", ".trading"))))
+def collection(kind: str) -> Iterator[Collection]:
+    """Collect `spot` or `usdm` as the settings of the home in TRADING_HOME say, until the end of the block."""
+    streams = {streams.kind: streams for streams in (SPOT, USDM)}[kind]
+    collecting = Collection(Home(Path(os.environ.get("TRADING_HOME", ".trading"))), streams)
     collecting.start()
     try:
         yield collecting

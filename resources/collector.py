@@ -70,6 +70,7 @@ class Collector:
         retention_days: How long the journal keeps what the database has too.
         lifetime_s: After which a connection is replaced.
         beside: Streams that are taken in the same connection; see `resources.stream_set`.
+        by_age: Drop what is older than `retention_days` although no database has it.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class Collector:
         retention_days: int = 7,
         lifetime_s: float = LIFETIME_S,
         beside: Sequence[str] = (),
+        by_age: bool = False,
     ) -> None:
         self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
         streams = "/".join(f"{name.lower()}@{kind}" for name in instruments for kind in ("aggTrade", *beside))
         self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
-        self._ack, self._retention_ms = ack, retention_days * DAY_MS
+        self._ack, self._retention_ms, self._by_age = ack, retention_days * DAY_MS, by_age
         ranges = {name: _held(journal, name) for name in instruments}
         # What the journal dropped is in the database; it is not to be fetched again.
         wanted = {name: (max(since, journal.kept_since_ms(name)), until) for name, (since, until) in wanted.items()}
@@ -213,7 +215,7 @@ class Collector:
     def _tidy(self) -> None:
         """Seal an hour that has closed, and drop what is old and known to be in the database."""
         for name in self._instruments:
-            until_ms = verified(self._journal.directory, name)
+            until_ms = FOREVER_MS if self._by_age else verified(self._journal.directory, name)
             self._journal.maintain(name, self._core.newest_ms, self._retention_ms, until_ms)
 
     def _carry_out(self) -> None:

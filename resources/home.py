@@ -177,7 +177,11 @@ class Home:
     @property
     def rocksdb_dir(self) -> Path:
         """The journal of the spot stream set."""
-        return self.path / "rocksdb" / "spot"
+        return self.journal_dir("spot")
+
+    def journal_dir(self, kind: str) -> Path:
+        """Return the journal of one kind of market: `spot` or `usdm`."""
+        return self.path / "rocksdb" / kind
 
     @property
     def lmdb_dir(self) -> Path:

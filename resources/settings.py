@@ -121,6 +121,9 @@ SETTINGS: Final = (
     ),
     Setting("exchange", "exchange_ws_url", "TRADING_EXCHANGE_WS_URL", "", _WS, "Stream root; empty: simulated"),
     Setting(
+        "exchange", "futures_ws_url", "TRADING_FUTURES_WS_URL", "", _WS, "USDⓈ-M stream root; empty: not collected"
+    ),
+    Setting(
         "exchange", "archive_url", "TRADING_ARCHIVE_URL", "", _folder_or_url, "Archive, folder or URL; empty: none"
     ),
     Setting("ui", "port", "TRADING_PORT", 3000, _whole(1, 65535), "Port of the Dagster UI on loopback"),
@@ -129,8 +132,8 @@ SETTINGS: Final = (
         "metrics_port",
         "TRADING_METRICS_PORT",
         0,
-        _whole(0, 65535),
-        "Prometheus metrics of the collector; 0: none",
+        _whole(0, 65534),
+        "Prometheus metrics of the collector, of contracts on the next port; 0: none",
     ),
     Setting(
         "journal", "journal_durability", "JOURNAL_DURABILITY", "second", _SYNC, "The journal's sync: second or fsync"
@@ -163,6 +166,7 @@ class Settings:
     exchange_rest_url: str
     futures_rest_url: str
     exchange_ws_url: str
+    futures_ws_url: str
     archive_url: str
     port: int
     metrics_port: int

@@ -58,6 +58,16 @@ class TradeJournalReader(_HomeResource):
         with TradeJournal.read(self.stores.home.rocksdb_dir) as journal:
             yield journal
 
+    def marks(self, symbol: str, lo_ms: int, hi_ms: int) -> list[Any]:
+        """Return the `MarkPrice`s of a contract in `[lo_ms, hi_ms)`; none where contracts were never collected."""
+        from resources.journal import TradeJournal
+
+        directory = self.stores.home.journal_dir("usdm")
+        if not directory.exists():
+            return []
+        with TradeJournal.read(directory) as journal:
+            return journal.marks(symbol, lo_ms, hi_ms)
+
 
 class LmdbProjection(_HomeResource):
     """LMDB: candles and indicators for readers outside."""

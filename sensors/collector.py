@@ -1,8 +1,8 @@
-"""The collector of the spot streams as a long run, and the sensor that keeps it alive.
+"""The collectors of spot and of perpetual contracts as long runs, and the sensor that keeps them alive.
 
-The job is one op that lasts until it is ended. It writes the journal, a heartbeat file every second and an observation
-every minute; each quarter of an hour that has closed without a hole is a materialization of `trade_batches`. Terminate
-in the UI means stop for good; any other end means launch again.
+A job is one op that lasts until it is ended. It writes the journal of its kind of market, a heartbeat file every second and
+an observation every minute; each quarter of an hour that has closed without a hole is a materialization of its batches.
+Terminate in the UI means stop for good; any other end means launch again.
 """
 
 import signal
@@ -17,9 +17,9 @@ from sensors.desire import StreamFiles
 from trading.market.timeframe import Timeframe
 from trading.stream.supervision import RECENT_S, Launch, Situation, Terminate, Wish, supervise
 
-STREAM: Final = "spot"
-JOB: Final = "collect_spot"
-TRADE_BATCHES: Final = dg.AssetKey("trade_batches")
+BATCHES: Final = {"spot": dg.AssetKey("trade_batches"), "usdm": dg.AssetKey("contract_batches")}
+"""By kind of market, which is also the name of the stream: what its collector reports."""
+
 OBSERVE_S: Final = 60
 IN_PROGRESS: Final = (
     DagsterRunStatus.QUEUED,
@@ -29,21 +29,44 @@ IN_PROGRESS: Final = (
 )
 
 
-@dg.op(
-    out=dg.Out(dg.Nothing),
-    pool=f"stream:{STREAM}",
-    description="Collect trades until terminated; flushes and makes a checkpoint before it ends.",
-)
-def collect_trades(context: dg.OpExecutionContext) -> Iterator[Any]:
+def collecting_job(kind: str) -> dg.JobDefinition:
+    """Return the job that collects one kind of market."""
+
+    @dg.op(
+        name=f"collect_{kind}_trades",
+        out=dg.Out(dg.Nothing),
+        pool=f"stream:{kind}",
+        description="Collect until terminated; flushes and makes a checkpoint before it ends.",
+    )
+    def collect_trades(context: dg.OpExecutionContext) -> Iterator[Any]:
+        yield from _collect(context, kind)
+
+    @dg.job(
+        name=f"collect_{kind}",
+        executor_def=dg.in_process_executor,
+        tags={"stream": kind, "dagster/priority": "20"},
+        description=f"Collect trades and books of all symbols ({kind}) off the websocket until terminated.",
+    )
+    def collect() -> None:
+        collect_trades()
+
+    return collect
+
+
+collect_spot: Final = collecting_job("spot")
+collect_usdm: Final = collecting_job("usdm")
+
+
+def _collect(context: dg.OpExecutionContext, kind: str) -> Iterator[Any]:
     """Run the collector in this process and report what it does."""
-    files = StreamFiles(STREAM)
+    files = StreamFiles(kind)
     files.set_wish(Wish.RUNNING)
     files.beat({})  # names this process to the supervisor before the imports, which may take long
     from resources.collection import collection
 
     try:
-        with collection() as collecting:
-            yield from _reports(files, collecting.beats())
+        with collection(kind) as collecting:
+            yield from _reports(files, BATCHES[kind], collecting.beats())
     except BaseException:
         # An end that a person asked for shows in the run's status; a shutdown does not, and changes no wish.
         run = context.instance.get_run_by_id(context.run_id)
@@ -52,17 +75,17 @@ def collect_trades(context: dg.OpExecutionContext) -> Iterator[Any]:
         raise
 
 
-def _reports(files: StreamFiles, beats: Iterator[dict[str, Any]]) -> Iterator[Any]:
+def _reports(files: StreamFiles, batches: dg.AssetKey, beats: Iterator[dict[str, Any]]) -> Iterator[Any]:
     observed, window = time.monotonic() - OBSERVE_S, _window_ms()
     for status in beats:
         files.beat(status)
         if time.monotonic() - observed >= OBSERVE_S and status["symbols"]:
             observed = time.monotonic()
-            yield dg.AssetObservation(TRADE_BATCHES, metadata=_metadata(status))
+            yield dg.AssetObservation(batches, metadata=_metadata(status))
         if _window_ms() > window and not any(symbol["holes"] for symbol in status["symbols"].values()):
             window, closed = _window_ms(), window
             start = dg.MetadataValue.timestamp(closed / 1000)
-            yield dg.AssetMaterialization(TRADE_BATCHES, metadata=_metadata(status) | {"window_start": start})
+            yield dg.AssetMaterialization(batches, metadata=_metadata(status) | {"window_start": start})
 
 
 def _window_ms() -> int:
@@ -74,55 +97,65 @@ def _metadata(status: dict[str, Any]) -> dict[str, Any]:
     return numbers | {"symbols": dg.MetadataValue.json(status["symbols"])}
 
 
-@dg.job(
-    name=JOB,
-    executor_def=dg.in_process_executor,
-    tags={"stream": STREAM, "dagster/priority": "20"},
-    description="Collect trades of all symbols off the websocket into the journal, until terminated.",
-)
-def collect_spot() -> None:
-    """One run collects; the supervisor keeps one running."""
-    collect_trades()
-
-
 @dg.sensor(
-    job=collect_spot,
+    jobs=[collect_spot, collect_usdm],
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Keeps the collector as the operator wants it: relaunches a dead one, leaves a stopped one alone.",
+    description="Keeps each collector as the operator wants it: relaunches a dead one, leaves a stopped one alone.",
 )
 def collector_supervisor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Look at the collector's runs and heartbeat and act as `trading.stream.supervision` says."""
-    if not _exchange_known():
-        return dg.SkipReason("no exchange is set; set TRADING_EXCHANGE_WS_URL or run 'trading up'")
-    last = next(iter(context.instance.get_run_records(RunsFilter(job_name=JOB), limit=1)), None)
-    decision = supervise(_situation(context.instance, last))
+    """Look at each collector's runs and heartbeat and act as `trading.stream.supervision` says.
+
+    One is launched at a time, spot first, so that two that start do not wait for each other's imports.
+    """
+    said = []
+    for kind in BATCHES:
+        outcome = _look_after(context.instance, kind)
+        if isinstance(outcome, dg.RunRequest):
+            return dg.SensorResult([outcome])
+        said.append(f"{kind}: {outcome}")
+    return dg.SkipReason("; ".join(said))
+
+
+def _look_after(instance: dg.DagsterInstance, kind: str) -> dg.RunRequest | str:
+    """Return the run that a stream needs, or what there is to say."""
+    if unknown := _unknown(kind):
+        return unknown
+    job = f"collect_{kind}"
+    last = next(iter(instance.get_run_records(RunsFilter(job_name=job), limit=1)), None)
+    decision = supervise(_situation(instance, kind, last))
     if isinstance(decision, Launch):
         if last is not None:
             # A run that was killed keeps its place in the pool until run monitoring comes by, a minute later.
-            context.instance.event_log_storage.free_concurrency_slots_for_run(last.dagster_run.run_id)
+            instance.event_log_storage.free_concurrency_slots_for_run(last.dagster_run.run_id)
         # One launch for each end of a run: a tick that is repeated asks for the same key and changes nothing.
         after = last.dagster_run.run_id if last is not None else "the first"
-        request = dg.RunRequest(run_key=f"{STREAM}/after {after}", tags={"launched": decision.reason})
-        return dg.SensorResult([request])
+        return dg.RunRequest(run_key=f"{kind}/after {after}", job_name=job, tags={"launched": decision.reason})
     if isinstance(decision, Terminate) and last is not None:
-        return dg.SkipReason(_end(context.instance, last, decision))
-    return dg.SkipReason(decision.reason)
+        return _end(instance, kind, last, decision)
+    return decision.reason
 
 
-def _exchange_known() -> bool:
+def _unknown(kind: str) -> str:
+    """Return why nobody can collect a kind of market, where that is so."""
     from resources.settings import load_settings
 
-    return bool(load_settings(StreamFiles(STREAM).home).exchange_ws_url)
+    settings = load_settings(StreamFiles(kind).home)
+    if kind == "usdm":
+        roots = settings.futures_ws_url and settings.futures_rest_url
+        return "" if roots else "no futures are set; set TRADING_FUTURES_WS_URL and TRADING_FUTURES_REST_URL"
+    return "" if settings.exchange_ws_url else "no exchange is set; set TRADING_EXCHANGE_WS_URL or run 'trading up'"
 
 
-def _situation(instance: dg.DagsterInstance, last: RunRecord | None) -> Situation:
+def _situation(instance: dg.DagsterInstance, kind: str, last: RunRecord | None) -> Situation:
     now, status = time.time(), last.dagster_run.status if last is not None else None
-    failed = instance.get_run_records(RunsFilter(job_name=JOB, statuses=[DagsterRunStatus.FAILURE]), limit=10)
+    failed = instance.get_run_records(
+        RunsFilter(job_name=f"collect_{kind}", statuses=[DagsterRunStatus.FAILURE]), limit=10
+    )
     recent = [end for record in failed if now - (end := record.end_time or now) < RECENT_S]
-    beat = StreamFiles(STREAM).last_beat()
+    beat = StreamFiles(kind).last_beat()
     return Situation(
-        wish=StreamFiles(STREAM).wish(),
+        wish=StreamFiles(kind).wish(),
         canceled=status is DagsterRunStatus.CANCELED,
         in_progress=status in IN_PROGRESS,
         started=status is DagsterRunStatus.STARTED,
@@ -133,9 +166,9 @@ def _situation(instance: dg.DagsterInstance, last: RunRecord | None) -> Situatio
     )
 
 
-def _end(instance: dg.DagsterInstance, last: RunRecord, decision: Terminate) -> str:
+def _end(instance: dg.DagsterInstance, kind: str, last: RunRecord, decision: Terminate) -> str:
     """End the silent run without Dagster's own termination, which would read as an operator's wish."""
-    beat = StreamFiles(STREAM).last_beat()
+    beat = StreamFiles(kind).last_beat()
     process = beat.process() if beat is not None else None
     if process is None:
         instance.report_run_failed(last.dagster_run, message=f"{decision.reason}; its process is gone")

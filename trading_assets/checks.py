@@ -44,16 +44,24 @@ def instruments_known(stores: "Stores", symbols: Sequence[str]) -> Finding:
     return None
 
 
-def batches_hold_ledger(stores: "Stores", symbols: Sequence[str]) -> Finding:
-    """The journal's batches hold exactly the ids that its ledger claims."""
-    from resources.journal import TradeJournal
+def batches_hold_ledger(kind: str) -> Question:
+    """Return the check of the journal of one kind of market."""
 
-    with TradeJournal.read(stores.home.rocksdb_dir) as journal:
-        for symbol in symbols:
-            missing = journal.verify(symbol)
-            if missing:
-                return f"{symbol} ids {missing[0][0]}…{missing[0][1]}: claimed by the ledger, in no batch"
-    return None
+    def check(stores: "Stores", symbols: Sequence[str]) -> Finding:
+        from resources.journal import TradeJournal
+
+        directory = stores.home.journal_dir(kind)
+        if kind == "usdm" and not directory.exists():
+            return None  # contracts are collected only where a futures root is set
+        with TradeJournal.read(directory) as journal:
+            for symbol in symbols:
+                missing = journal.verify(symbol)
+                if missing:
+                    return f"{symbol} ids {missing[0][0]}…{missing[0][1]}: claimed by the ledger, in no batch"
+        return None
+
+    check.__doc__ = "The journal's batches hold exactly the ids that its ledger claims."
+    return check
 
 
 def trades_contiguous(stores: "Stores", symbols: Sequence[str]) -> Finding:
@@ -239,7 +247,8 @@ def _differing(name: str, symbol: str, noted: dict[str, tuple[int, str]], there:
 
 CHECKS: dict[str, tuple[str, Question]] = {
     "instruments": ("instruments_known", instruments_known),
-    "trade_batches": ("batches_hold_ledger", batches_hold_ledger),
+    "trade_batches": ("batches_hold_ledger", batches_hold_ledger("spot")),
+    "contract_batches": ("batches_hold_ledger", batches_hold_ledger("usdm")),
     "agg_trades": ("ids_contiguous", trades_contiguous),
     "trade_reconciliation": ("sources_agree", sources_agree),
     "lmdb_candles": ("equals_projection", lmdb_as_projected("candles")),

@@ -17,12 +17,12 @@ from resources.wiring import (
     StateIndex,
     TradeJournalReader,
 )
-from sensors.collector import collect_spot, collector_supervisor
+from sensors.collector import collect_spot, collect_usdm, collector_supervisor
 from sensors.ranges import split_failed_ranges
 from trading_assets.automation import chain, close_days, keep_hot, refresh_today, upkeep
 from trading_assets.candles import candles_of
 from trading_assets.checks import checks
-from trading_assets.derivatives import derivatives
+from trading_assets.derivatives import contract_batches, derivatives
 from trading_assets.indicators import indicators_of, lmdb_candles, lmdb_indicators
 from trading_assets.microstructure import (
     liquidity_vacuums,
@@ -63,6 +63,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             snapshot_outcomes,
             snapshot_features,
             qdrant_points,
+            contract_batches,
             derivatives,
             profile_minutes,
             volume_profiles,
@@ -73,7 +74,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             hot_values,
         ],
         asset_checks=checks,
-        jobs=[chain, upkeep, collect_spot],
+        jobs=[chain, upkeep, collect_spot, collect_usdm],
         schedules=[close_days, refresh_today, keep_hot],
         sensors=[collector_supervisor, split_failed_ranges],
         resources={name: kind() for name, kind in RESOURCES.items()} | dict(resource_overrides or {}),

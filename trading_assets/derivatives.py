@@ -1,17 +1,17 @@
 """Derivatives data of one symbol and day: open interest, funding and mark prices of its perpetual.
 
 One row is one version of one value, keyed by kind, exchange time and the moment since which it is known. Open interest
-is kept every five minutes for thirty days by the exchange, fundings for ever, mark prices only as they were when asked
-for; so a day is asked for again for as long as it can change, and what it lacks is said as its coverage. An exchange
-without a futures root writes nothing.
+is kept every five minutes for thirty days by the exchange, fundings for ever, mark prices not at all: they are taken off the
+wire, the last of each minute, where contracts are collected, and as they were when asked for. So a day is asked for again
+for as long as it can change, and what it lacks is said as its coverage. An exchange without a futures root writes nothing.
 """
 
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from resources.wiring import ExchangeClient, MarketDatabase
-from trading_assets.catalogue import daily
+from resources.wiring import ExchangeClient, MarketDatabase, TradeJournalReader
+from trading_assets.catalogue import MARKET_DATA, daily, daily_fresh
 from trading_assets.materialized import column_schema, draws, finish, record_days
 from trading_assets.partitions import SymbolWindow, symbol_window
 from trading_assets.trades import instruments
@@ -33,17 +33,38 @@ DERIVATIVE_COLUMNS = {
     "index_price": "float8, quote coin",
 }
 
+contract_batches = dg.AssetSpec(
+    "contract_batches",
+    deps=[instruments],
+    group_name="derivatives",
+    kinds={"rocksdb", "websocket", "msgpack"},
+    owners=MARKET_DATA,
+    partitions_def=None,
+    freshness_policy=daily_fresh,
+    description=(
+        "One row is the aggregate trades of one perpetual contract in one second of exchange time, keyed "
+        "`trades:{symbol}:{timestamp_ms}`, in a journal of their own with the ledger of ids they prove, books, and mark "
+        "prices of every second. Written by the collector of contracts; each closed quarter of an hour is reported as a "
+        "materialization."
+    ),
+    metadata=column_schema({"key": "trades:{symbol}:{timestamp_ms}", "trades": "MessagePack"}),
+)
+
 
 @dg.asset(
     **daily("derivatives", "postgres", "binance"),
-    deps=[instruments],
+    deps=[instruments, contract_batches],
     metadata=column_schema(DERIVATIVE_COLUMNS),
     description=__doc__,
 )
-def derivatives(context: dg.AssetExecutionContext, market: MarketDatabase, exchange: ExchangeClient) -> None:
+def derivatives(
+    context: dg.AssetExecutionContext, market: MarketDatabase, exchange: ExchangeClient, journal: TradeJournalReader
+) -> None:
     """Open interest, funding and mark prices; the description above is the asset's page."""
     from resources.timescale.derivatives import add_versions, derivatives_as_of, set_coverage
     from resources.timescale.tables import DERIVATIVE
+    from trading.market.derivatives import mark_rows
+    from trading.stream.usdm import minute_marks
 
     window = symbol_window(context)
     fetched = exchange.futures.fetch(window.symbol, window.lo_ms, window.hi_ms)
@@ -51,7 +72,9 @@ def derivatives(context: dg.AssetExecutionContext, market: MarketDatabase, excha
         noted = {day: rows for day, (rows, _) in market.store.noted_days("derivatives", window.symbol).items()}
         finish(context, window, noted, {"postgres": 0}, absent=fetched.absent)
         return
-    written = add_versions(market.store, window.symbol, fetched.rows, window.lo_ms, window.hi_ms)
+    marks = minute_marks(journal.marks(window.symbol, window.lo_ms, window.hi_ms), fetched.now_ms)
+    found = fetched.rows.vstack(mark_rows(marks, fetched.now_ms))
+    written = add_versions(market.store, window.symbol, found, window.lo_ms, window.hi_ms)
     held = derivatives_as_of(market.store, window.symbol, window.lo_ms, window.hi_ms)
     days = covered(held, fetched, window)
     set_coverage(market.store, window.symbol, days)

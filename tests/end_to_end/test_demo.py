@@ -19,6 +19,7 @@ from resources.stores import Stores, open_stores
 from resources.timescale.tables import FEATURE
 from tests.end_to_end.running import trading
 from tests.recorded import recorded
+from trading.stream.contiguity import IdRange
 from trading_assets.checks import CHECKS
 from trading_assets.cli.similar import similar
 from trading_assets.cli.status import digests
@@ -154,8 +155,14 @@ DAMAGE: dict[str, Callable[[Stores], Any]] = {
     "market_reports": lambda s: s.market.execute("UPDATE md.market_report SET markdown = markdown || ' '"),
     "hot_values": lambda s: s.hot._client.hset(f"trading:latest:{SYMBOL}", "close", "1"),
     "trade_batches": lambda s: lose_a_batch(s),
+    "contract_batches": lambda s: claim_what_no_batch_holds(s),
     "instruments": lambda s: s.market.execute(f"UPDATE md.symbol SET base = 'XBT' WHERE name = '{SYMBOL}'"),
 }
+
+
+def claim_what_no_batch_holds(stores: Stores) -> None:
+    with TradeJournal.write(stores.home.journal_dir("usdm")) as journal:
+        journal.append({}, {SYMBOL: [IdRange(5, 9, 0, 1)]})
 
 
 def lose_a_batch(stores: Stores) -> None:

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
 
-from sensors.collector import JOB, STREAM, collect_spot, collector_supervisor
+from sensors.collector import collect_spot, collect_usdm, collector_supervisor
 from sensors.desire import StreamFiles
 from trading.stream.supervision import Wish
 
@@ -21,7 +21,7 @@ from trading.stream.supervision import Wish
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamFiles:
     monkeypatch.setenv("TRADING_HOME", str(tmp_path))
     monkeypatch.setenv("TRADING_EXCHANGE_WS_URL", "ws://127.0.0.1:1")
-    return StreamFiles(STREAM)
+    return StreamFiles("spot")
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def tick(instance: dg.DagsterInstance) -> dg.SensorResult | dg.SkipReason:
     return collector_supervisor(dg.build_sensor_context(instance=instance))
 
 
-def run_with(instance: dg.DagsterInstance, *statuses: DagsterRunStatus) -> str:
-    run = instance.create_run_for_job(collect_spot, status=DagsterRunStatus.NOT_STARTED)
+def run_with(instance: dg.DagsterInstance, *statuses: DagsterRunStatus, job: dg.JobDefinition = collect_spot) -> str:
+    run = instance.create_run_for_job(job, status=DagsterRunStatus.NOT_STARTED)
     for status in statuses:
         if status is DagsterRunStatus.CANCELING:
             instance.report_run_canceling(run)
@@ -44,7 +44,7 @@ def run_with(instance: dg.DagsterInstance, *statuses: DagsterRunStatus) -> str:
         elif status is DagsterRunStatus.FAILURE:
             instance.report_run_failed(run)
         else:
-            event = dg.DagsterEvent("PIPELINE_START", JOB, message="")
+            event = dg.DagsterEvent("PIPELINE_START", job.name, message="")
             instance.report_dagster_event(event, run_id=run.run_id)
     return run.run_id
 
@@ -53,6 +53,32 @@ def test_a_wanted_stream_without_a_run_is_launched(files: StreamFiles, instance:
     decision = tick(instance)
     assert isinstance(decision, dg.SensorResult)
     assert len(decision.run_requests or []) == 1
+
+
+def test_contracts_are_launched_once_spot_is_under_way_and_only_where_they_have_a_root(
+    files: StreamFiles, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRADING_FUTURES_REST_URL", "http://127.0.0.1:1")
+    assert [request.job_name for request in tick(instance).run_requests] == ["collect_spot"]
+    run_with(instance, DagsterRunStatus.STARTED)
+    decision = tick(instance)
+    assert isinstance(decision, dg.SkipReason) and "usdm: no futures are set" in (decision.skip_message or "")
+    monkeypatch.setenv("TRADING_FUTURES_WS_URL", "ws://127.0.0.1:1")
+    assert [request.job_name for request in tick(instance).run_requests] == ["collect_usdm"]
+
+
+def test_contracts_stopped_by_an_operator_stay_so_while_spot_comes_back(
+    files: StreamFiles, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRADING_FUTURES_REST_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("TRADING_FUTURES_WS_URL", "ws://127.0.0.1:1")
+    ended = (DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED)
+    run_with(instance, *ended, job=collect_usdm)
+    run_with(instance, DagsterRunStatus.STARTED, DagsterRunStatus.FAILURE)
+    assert [request.job_name for request in tick(instance).run_requests] == ["collect_spot"]
+    run_with(instance, DagsterRunStatus.STARTED)
+    decision = tick(instance)
+    assert isinstance(decision, dg.SkipReason) and "usdm: stopped by an operator" in (decision.skip_message or "")
 
 
 def test_a_repeated_tick_asks_for_the_same_run(files: StreamFiles, instance: dg.DagsterInstance) -> None:
@@ -83,7 +109,7 @@ def test_a_silent_process_is_ended_without_touching_the_wish(files: StreamFiles,
     run_id = run_with(instance, DagsterRunStatus.STARTED)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        beat = files.home / "run" / "heartbeat" / f"{STREAM}.json"
+        beat = files.home / "run" / "heartbeat" / "spot.json"
         files.beat({})
         import psutil
 
@@ -97,10 +123,10 @@ def test_a_silent_process_is_ended_without_touching_the_wish(files: StreamFiles,
         from trading.stream.supervision import Terminate
 
         record = instance.get_run_records()[0]
-        reason = collector._end(instance, record, Terminate("no heartbeat for 40 s", force=True))
+        reason = collector._end(instance, "spot", record, Terminate("no heartbeat for 40 s", force=True))
         assert "killed process" in reason
         assert process.wait(10) == -9
-        assert "marked failed" in collector._end(instance, record, Terminate("no heartbeat", force=True))
+        assert "marked failed" in collector._end(instance, "spot", record, Terminate("no heartbeat", force=True))
         assert instance.get_run_by_id(run_id).status is DagsterRunStatus.FAILURE
         assert files.wish() is Wish.RUNNING
     finally:
@@ -109,7 +135,7 @@ def test_a_silent_process_is_ended_without_touching_the_wish(files: StreamFiles,
 
 def test_a_reused_pid_is_not_taken_for_the_collector(files: StreamFiles) -> None:
     files.beat({})
-    beat = files.home / "run" / "heartbeat" / f"{STREAM}.json"
+    beat = files.home / "run" / "heartbeat" / "spot.json"
     assert files.last_beat().process() is not None
     beat.write_text(json.dumps({"pid": os.getpid(), "started": 1.0}))
     assert files.last_beat().process() is None
@@ -118,4 +144,4 @@ def test_a_reused_pid_is_not_taken_for_the_collector(files: StreamFiles) -> None
 def test_the_wish_is_kept(files: StreamFiles) -> None:
     assert files.wish() is Wish.RUNNING
     files.set_wish(Wish.STOPPED)
-    assert StreamFiles(STREAM, files.home).wish() is Wish.STOPPED
+    assert StreamFiles("spot", files.home).wish() is Wish.STOPPED

@@ -20,6 +20,8 @@ from trading.market.derivatives import (
     open_interest_rows,
 )
 from trading.market.timeframe import DAY_MS, HOUR_MS, MINUTE_MS
+from trading.stream.events import MarkPrice
+from trading.stream.usdm import LATE_MS, minute_marks
 
 DAY = 1_700_006_400_000 // DAY_MS * DAY_MS
 NOW = DAY + 2 * DAY_MS
@@ -110,3 +112,15 @@ def test_a_day_is_available_when_no_minute_of_it_is_too_far_from_a_value(times: 
     day = day_coverage(kind, DAY, times, NOW, True)
     assert day.longest_gap_ms == gap
     assert day.state == ("available" if gap <= LONGEST_MS[kind] and len(times) >= FEWEST[kind] else "degraded")
+
+
+def test_the_last_mark_price_of_a_minute_counts_once_the_minute_is_over() -> None:
+    start = 1_760_000_040_000
+    marks = [MarkPrice(start + 1000 * n, 1.0 + n, 2.0, 0.5, start) for n in (0, 58, 59, 60, 61)]
+    over_ms = start + MINUTE_MS + LATE_MS
+    assert minute_marks(marks, over_ms - 1) == []
+    (first,) = minute_marks(marks, over_ms)
+    assert (first.time_ms, first.mark_price, first.index_price) == (start + 59_000, 60.0, 2.0)
+    assert (first.funding_rate, first.next_funding_time_ms, first.open_interest) == (0.5, start, None)
+    assert [mark.time_ms for mark in minute_marks(marks, over_ms + MINUTE_MS)] == [start + 59_000, start + 61_000]
+    assert minute_marks([], over_ms) == []

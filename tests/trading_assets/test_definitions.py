@@ -45,9 +45,8 @@ def test_an_asset_is_brought_up_to_date_by_itself(name: str) -> None:
         for schedule in defs.schedules or []
         for key in defs.resolve_job_def(schedule.job_name).asset_layer.selected_asset_keys
     }
-    assert dg.AssetKey(name) in scheduled | {
-        dg.AssetKey("trade_batches")
-    }  # the collector's supervisor reports that one
+    # The collectors' supervisor reports those two.
+    assert dg.AssetKey(name) in scheduled | {dg.AssetKey("trade_batches"), dg.AssetKey("contract_batches")}
 
 
 def test_the_lineage_is_the_one_that_was_agreed() -> None:

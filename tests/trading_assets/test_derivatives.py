@@ -1,6 +1,7 @@
 """The derivatives asset, whole: a futures exchange on loopback, a real database, and Dagster between them."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,12 +9,14 @@ import dagster as dg
 import pytest
 
 from resources.home import Home
+from resources.journal import TradeJournal
 from resources.stores import Stores, open_stores
 from resources.timescale.derivatives import coverage, derivatives_as_of
-from resources.wiring import ExchangeClient, MarketDatabase
+from resources.wiring import ExchangeClient, MarketDatabase, TradeJournalReader
 from tests.loopback import Answer, Asked, Loopback, loopback
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, HOUR_MS, MINUTE_MS
+from trading.stream.events import MarkPrice
 from trading_assets.checks import derivatives_as_kept
 from trading_assets.derivatives import derivatives
 from trading_assets.partitions import day_key, range_tags, symbols
@@ -95,7 +98,11 @@ def run(stores: Stores, first_ms: int, last_ms: int, symbol: str = SYMBOL) -> di
             [derivatives],
             instance=instance,
             tags=range_tags(symbol, day_key(first_ms), day_key(last_ms)),
-            resources={"market": MarketDatabase(home=home), "exchange": ExchangeClient(home=home)},
+            resources={
+                "market": MarketDatabase(home=home),
+                "exchange": ExchangeClient(home=home),
+                "journal": TradeJournalReader(home=home),
+            },
         )
         assert done.success
         return {
@@ -142,6 +149,35 @@ def test_today_is_pending_and_holds_what_is_said_now(stores: Stores, futures: Fu
     assert (mark["mark_price"], mark["index_price"], mark["funding_rate"]) == (60001.25, 60000.75, 0.0002)
     assert (mark["time_ms"], mark["known_at_ms"]) == (futures.now_ms - 1, futures.now_ms)
     assert 80001.5 in rows["open_interest"].to_list()
+
+
+def test_mark_prices_off_the_wire_are_the_last_of_each_minute_and_what_did_not_come_is_missing(
+    stores: Stores, futures: Futures
+) -> None:
+    """Ten hours of a day: a minute in the middle lacks its last seconds, and an hour lacks all of them."""
+    day = DAY - 5 * DAY_MS
+    hole = range(day + 5 * HOUR_MS, day + 6 * HOUR_MS, 1000)
+    times = [t for t in range(day, day + 10 * HOUR_MS, 1000) if t not in hole]
+    times = [t for t in times if not day + 2 * HOUR_MS + 30_000 <= t < day + 2 * HOUR_MS + MINUTE_MS]
+    marks = [MarkPrice(t, 60_000.0 + (t - day) / 1000, 60_000.5, None if t % 2000 else 0.0001, None) for t in times]
+    with TradeJournal.write(stores.home.journal_dir("usdm")) as journal:
+        journal.append_marks({SYMBOL: marks})
+    try:
+        found = run(stores, day, day)[day_key(day)]
+        assert found["coverage_mark"] == "degraded 1"
+        rows = derivatives_as_of(stores.market, SYMBOL, day, day + DAY_MS)
+        held = rows.filter(rows["kind"] == "mark")
+        minutes = {(t - day) // MINUTE_MS: t for t in times}
+        assert held["time_ms"].to_list() == list(minutes.values()) and len(held) == 9 * 60
+        assert held["mark_price"].to_list() == [60_000.0 + (t - day) / 1000 for t in minutes.values()]
+        assert minutes[2 * 60] == day + 2 * HOUR_MS + 29_000 and 5 * 60 not in minutes
+        assert set(held["funding_rate"].to_list()) == {None}  # the last second of a minute is odd
+        (state,) = [d for d in coverage(stores.market, SYMBOL) if (d.kind, d.day_ms) == ("mark", day)]
+        assert (state.values, state.longest_gap_ms) == (9 * 60, 14 * HOUR_MS + 1_000)
+        assert run(stores, day, day)[day_key(day)]["changed_postgres"] == 0
+        assert derivatives_as_kept(stores, [SYMBOL]) is None
+    finally:
+        shutil.rmtree(stores.home.journal_dir("usdm"))
 
 
 def test_what_the_exchange_says_otherwise_later_is_a_second_version(stores: Stores, futures: Futures) -> None:

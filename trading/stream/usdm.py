@@ -1,13 +1,16 @@
 """Answers of Binance USDⓈ-M's REST interface about open interest, funding and mark prices; the rest is refused.
 
-The streams of USDⓈ-M are read by `trading.stream.events`.
+The streams of USDⓈ-M are read by `trading.stream.events`; which of their mark prices become rows is said here.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from trading.market.derivatives import AssetContext, Funding, OpenInterest
+from trading.market.timeframe import MINUTE_MS, SECOND_MS
+from trading.stream.events import MarkPrice
 from trading.stream.fields import event_time, plain_number, read
 from trading.stream.venue import above_zero, exact, not_negative, optional
 from trading.stream.wire import BadFrame
@@ -94,6 +97,31 @@ def decode_premium_index(body: str | bytes, symbol: str) -> AssetContext:
             index_price=above_zero(answer.indexPrice),
         )
     )
+
+
+LATE_MS: Final = 5 * SECOND_MS
+"""How late a mark price may come: the last of a minute is known when the minute is over for so long."""
+
+
+def minute_marks(marks: Sequence[MarkPrice], now_ms: int) -> list[AssetContext]:
+    """Return the last mark price of each minute that is over.
+
+    Args:
+        marks: In order of time, as they came every second; a minute without one has none.
+        now_ms: The exchange's clock.
+    """
+    last = {mark.time_ms // MINUTE_MS: mark for mark in marks}
+    return [
+        AssetContext(
+            time_ms=mark.time_ms,
+            funding_rate=mark.funding_rate,
+            next_funding_time_ms=mark.next_funding_time_ms,
+            mark_price=mark.mark_price,
+            index_price=mark.index_price,
+        )
+        for minute, mark in last.items()
+        if (minute + 1) * MINUTE_MS + LATE_MS <= now_ms
+    ]
 
 
 def _about(symbol: str, *names: str) -> None:

@@ -44,6 +44,7 @@ def doctor(home: "Home", settings: "Settings") -> list[Finding]:
         _disk(home),
         *engines,
         *_processes(home),
+        *_collectors(home),
         _port(home, settings.port),
         _kernels(home),
     ]
@@ -122,6 +123,19 @@ def _processes(home: "Home") -> list[Finding]:
             found.append(Finding(name, str(file), "", STOPPED, "it was killed; the next start clears this away"))
         elif name not in ("postgres", "redis", "qdrant"):
             found.append(Finding(name, f"pid {running.pid}", "", RUNNING, ""))
+    return found
+
+
+def _collectors(home: "Home") -> list[Finding]:
+    """Return the collectors by their last sign of life, and what the operator wants of each."""
+    from trading.stream.supervision import SILENT_S
+    from trading_assets.cli.status import streams
+
+    found = []
+    for kind, said in streams(home).items():
+        alive = said["beat_age_s"] <= SILENT_S
+        advice = "" if alive else f"collects while 'trading up' runs; if it does, see the runs of collect_{kind}"
+        found.append(Finding(f"collector {kind}", f"pid {said['pid']}", "", RUNNING if alive else STOPPED, advice))
     return found
 
 

@@ -65,10 +65,10 @@ def status(home: HomeOption = None, as_json: Json = False) -> None:
     with speaking_plainly(as_json):
         from resources.stores import open_stores
         from trading_assets.cli.render import table_of
-        from trading_assets.cli.status import counts, digests
+        from trading_assets.cli.status import counts, digests, streams
 
         with open_stores(home_path(home)) as stores:
-            answer = counts(stores)
+            answer = counts(stores) | {"streams": streams(stores.home)}
             if as_json:
                 answer["digests"] = digests(stores)
         if not as_json:

@@ -1,8 +1,11 @@
-"""Counts of what the stores of a home hold, as they stand."""
+"""Counts of what the stores of a home hold, as they stand, and what its collectors last said."""
 
-from typing import TYPE_CHECKING, Any
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from resources.home import Home
     from resources.stores import Stores
     from resources.timescale.store import MarketStore
 
@@ -26,6 +29,19 @@ def counts(stores: "Stores") -> dict[str, Any]:
         "derivatives": sum(market.counts(DERIVATIVE).values()),
         "missing": missing(market),
     }
+
+
+SAID: Final = ("trades", "marks", "holes", "repaired", "stalls", "mark_stalls", "klines_agree", "klines_differ")
+
+
+def streams(home: "Home") -> dict[str, dict[str, Any]]:
+    """Return by kind of market when its collector last beat, in which process, and what it counted since it started."""
+    found = {}
+    for file in sorted((home.run_dir / "heartbeat").glob("*.json")):
+        beat = json.loads(file.read_text(encoding="utf-8"))
+        age_s = round(time.time() - file.stat().st_mtime, 1)
+        found[file.stem] = {"beat_age_s": age_s, "pid": beat["pid"], **{n: beat[n] for n in SAID if n in beat}}
+    return found
 
 
 def trade_gaps(market: "MarketStore") -> int:

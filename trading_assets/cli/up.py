@@ -248,6 +248,7 @@ def _exchange(home: Home, settings: Settings, kind: str, environment: dict[str, 
             "TRADING_EXCHANGE_REST_URL": f"http://127.0.0.1:{port}",
             "TRADING_FUTURES_REST_URL": f"http://127.0.0.1:{port}",
             "TRADING_EXCHANGE_WS_URL": f"ws://127.0.0.1:{port}",
+            "TRADING_FUTURES_WS_URL": f"ws://127.0.0.1:{port}",
             "TRADING_SYMBOLS": ",".join(symbols),
         }
     finally:
