@@ -162,8 +162,9 @@ class BookFeed:
             known = await self._rest.depth(self._instruments[symbol], 5)
         except TradingError:
             return
-        top = self._recorders[symbol].sync.top(1)
-        if top is not None and known.last_update_id > top.last_update_id:
+        sync = self._recorders[symbol].sync
+        # A book that never saw a diff has no time on spot, but it has an id.
+        if sync.needs is None and known.last_update_id > sync.last_update_id:
             raise StreamStalled(f"{symbol}: nothing for {SILENT_S:.0f} s, though its book has changed")
         self._heard_s[symbol] = time.monotonic()
 

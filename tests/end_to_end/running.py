@@ -67,8 +67,8 @@ class Running:
     def runs(self) -> list[tuple[str, str]]:
         return [(run["runId"], run["status"]) for run in self.ui.ask(RUNS)["runsOrError"]["results"]]
 
-    def beat(self) -> dict:
-        file = self.home / "run" / "heartbeat" / "spot.json"
+    def beat(self, kind: str = "spot") -> dict:
+        file = self.home / "run" / "heartbeat" / f"{kind}.json"
         return json.loads(file.read_text()) if file.exists() else {}
 
     def collects(self) -> bool:

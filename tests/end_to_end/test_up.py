@@ -16,6 +16,12 @@ def test_the_collector_starts_by_itself(up: Running) -> None:
     until(up.collects, 60, "trades")
 
 
+def test_contracts_are_collected_beside_spot_with_their_mark_prices(up: Running) -> None:
+    until(lambda: up.beat("usdm").get("symbols") and up.beat("usdm").get("marks"), 60, "mark prices")
+    assert all(not symbol["holes"] for symbol in up.beat("usdm")["symbols"].values())
+    assert up.command("status")["streams"]["usdm"]["marks"]
+
+
 def test_a_second_up_on_the_home_is_refused_by_name(up: Running) -> None:
     command = [
         sys.executable,

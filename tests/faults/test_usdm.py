@@ -7,12 +7,17 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pytest
 
+from resources import book_feed
+from resources.binance import BinanceRest
 from resources.binance_usdm import UsdmRest
 from resources.book_feed import BookFeed
 from resources.journal import TradeJournal
+from resources.simulator.faults import FaultPlan
 from resources.simulator.recording import recordings
 from resources.simulator.synthetic import SyntheticMarket
 from tests.captures import frames
@@ -145,6 +150,34 @@ def test_mark_prices_that_stop_have_their_connection_replaced_and_trades_go_on(t
     # What did not come is missing: neither the last value nor 0 stands for it.
     assert not [at for at in silent if at < back_ms - 1_000] and [at for at in silent if at > back_ms]
     assert len([at for at in well if at < back_ms]) >= (back_ms - stopped_ms) // SECOND_MS - 3
+
+
+@pytest.mark.parametrize(("kind", "root", "client"), [("spot", "", BinanceRest), ("usdm", "/public", UsdmRest)])
+def test_a_book_root_that_is_silent_from_the_start_is_noticed_and_nothing_is_recorded_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, root: str, client: type[BinanceRest]
+) -> None:
+    monkeypatch.setattr(book_feed, "SILENT_S", 1.0)  # a minute
+    market, silence = SyntheticMarket(SEED, SYMBOLS[:1], kind, 20), FaultPlan(stalled=("btcusdt@depth@100ms",))
+
+    async def record(journal: TradeJournal) -> list[dict[str, Any]]:
+        async with loop_exchange([market], START_MS, LATE_MS, speed=1.0, faults=silence) as one:
+            rest = client(one.http)
+            feed = BookFeed(journal, rest, one.ws + root, {SYMBOLS[0]: market.instrument(SYMBOLS[0])})
+            keeping, shown = asyncio.create_task(feed.run()), []
+            for holds in (lambda: feed.statistics["reconnects"] >= 2, lambda: feed.statistics["records"] >= 2):
+                while not holds():
+                    assert not keeping.done()
+                    await asyncio.sleep(0.1)
+                shown.append(feed.status())
+                one.server.faults = FaultPlan()
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await rest.close()
+            return shown
+
+    with TradeJournal.write(tmp_path / "journal") as journal:
+        silent, well = asyncio.run(asyncio.wait_for(record(journal), 60))
+    assert silent.get("records", 0) == 0 and well["symbols"][SYMBOLS[0]]["in_step"]
 
 
 def test_contracts_survive_kill_9(tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ class BookSync:
         return self._needs
 
     @property
+    def last_update_id(self) -> int:
+        """The last change that the book holds; without meaning while something is needed."""
+        return self._last_id
+
+    @property
     def certain_levels(self) -> int:
         """Return how many best levels of either side lie within the prices that the snapshot spoke of.
 
