@@ -100,6 +100,37 @@ def test_only_the_newest_ids_are_remembered() -> None:
     assert held.take([trade(0, START)]) == [trade(0, START)]
 
 
+def test_what_happened_since_it_was_kept_is_missing_until_a_list_bridges_it() -> None:
+    before = Identities()
+    kept = before.take([trade(1, START), trade(2, START + 10)])
+    for bridged in (False, True):
+        held = Identities.held(before.stretches(), kept)
+        # Of the last millisecond a part may not have been kept.
+        assert held.stretches() == [Stretch(START, START + 10, "unproven"), Stretch(START + 10, START + 11, "missing")]
+        assert not held.listening
+        assert held.take([trade(2, START + 10), trade(9, START + 500)]) == [trade(9, START + 500)]
+        assert held.listening and not held.bridged_after(START)
+        if bridged:
+            held.take_list([trade(n, START + at) for n, at in ((1, 0), (2, 10), (9, 500), (10, 501))], current=False)
+        missing = [(s.from_ms, s.until_ms) for s in held.stretches() if s.state == "missing"]
+        assert missing == ([] if bridged else [(START + 10, START + 501)])
+        assert held.bridged_after(START) == bridged and held.bridged_after(START + 500)
+    assert Identities.held([], []).stretches() == []
+
+
+def test_a_list_shows_what_the_stream_left_out_and_nobody_blames_it_for_a_break() -> None:
+    held = Identities()
+    held.take([trade(2, START + 10), trade(4, START + 30)])
+    held.interrupted()
+    page = [trade(n, START + 10 * (n - 1)) for n in range(1, 8)]
+    assert held.unheard(page) == []
+    held.take([trade(6, START + 50)])
+    left_out = [page[2], page[6]]  # between two trades heard, and behind the last; before the first nobody listened
+    assert held.unheard(page) == left_out
+    held.take_list(page, current=False)
+    assert held.unheard(page) == []
+
+
 STEPS = st.lists(
     st.tuples(
         st.integers(0, 2),  # milliseconds since the trade before
@@ -108,6 +139,7 @@ STEPS = st.lists(
         st.integers(0, 8),  # length of the list asked for on return
         st.integers(0, 2),  # trades by which the list is behind
         st.booleans(),  # does the list come before the stream's first trade?
+        st.sampled_from((False, False, True)),  # does the listener die after this trade, all of which is kept?
     ),
     min_size=1,
     max_size=25,
@@ -116,14 +148,16 @@ STEPS = st.lists(
 
 @settings(max_examples=300)
 @given(STEPS)
-def test_what_is_not_called_missing_holds_every_trade(steps: list[tuple[int, bool, bool, int, int, bool]]) -> None:
+def test_what_is_not_called_missing_holds_every_trade(
+    steps: list[tuple[int, bool, bool, int, int, bool, bool]],
+) -> None:
     """A market of trades, some in one millisecond; a listener that comes and goes and may ask for a list on return."""
     market: list[IdentifiedTrade] = []
     for number, (gap, *_) in enumerate(steps):
         market.append(trade(number, (market[-1].time_ms if market else START) + gap))
     held, taken, away = Identities(), set[str](), True
     frame: list[IdentifiedTrade] = []
-    for number, (_, listening, joined, reach, behind, first) in enumerate(steps):
+    for number, (_, listening, joined, reach, behind, first, dies) in enumerate(steps):
         if frame and not (joined and listening):
             taken |= {t.trade_id for t in held.take(frame)}
             frame = []
@@ -139,6 +173,10 @@ def test_what_is_not_called_missing_holds_every_trade(steps: list[tuple[int, boo
             taken |= {t.trade_id for t in held.take(frame)} | {t.trade_id for t in held.take_list(page, current=False)}
             frame = []
         away = False
+        if dies:
+            taken |= {t.trade_id for t in held.take(frame)}
+            frame, away = [], True
+            held = Identities.held(held.stretches(), [t for t in market if t.trade_id in taken])
     taken |= {t.trade_id for t in held.take(frame)}
     stretches = held.stretches()
     assert all(before.until_ms == after.from_ms for before, after in pairwise(stretches))

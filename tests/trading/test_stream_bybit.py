@@ -20,10 +20,13 @@ from trading.stream.bybit import (
     answered_at,
     decode_event,
     decode_fundings,
+    decode_instruments,
     decode_klines,
     decode_open_interest,
     decode_trades,
     refusal,
+    subscribe,
+    trades_of,
 )
 from trading.stream.events import Kline
 from trading.stream.wire import BadFrame
@@ -153,6 +156,22 @@ def test_a_bad_frame_is_refused_by_reason(frame: str, reason: str) -> None:
     assert caught.value.reason == reason
 
 
+def test_a_refused_frame_says_whose_trades_it_may_have_held() -> None:
+    symbols = ("BTCUSDT", "ETHUSDT")
+    assert trades_of(trades({"p": "0"}), symbols) == {"BTCUSDT"}
+    assert trades_of(trades(topic="publicTrade.NOPEUSDT"), symbols) == set()
+    for other in (kline(high="99"), ticker("whole"), '{"topic":"orderbook.50.BTCUSDT","data":{}}'):
+        assert trades_of(other, symbols) == set()
+    for unread in (trades()[:-9], "{}", b"\xff", "[]"):
+        assert trades_of(unread, symbols) == set(symbols)
+
+
+def test_trades_candles_and_contexts_are_asked_for_one_message_a_symbol() -> None:
+    asked = [json.loads(message) for message in subscribe(["BTCUSDT", "币安人生USDT"])]
+    assert [message["op"] for message in asked] == ["subscribe", "subscribe"]
+    assert asked[1]["args"] == ["publicTrade.币安人生USDT", "kline.1.币安人生USDT", "tickers.币安人生USDT"]
+
+
 def test_lists_begin_with_the_oldest() -> None:
     rows = [{"openInterest": str(n), "timestamp": str(NOW_MS - n)} for n in range(3)]
     entries = decode_open_interest(answer(rows, nextPageCursor="c"))
@@ -233,6 +252,19 @@ def test_recorded_answers_are_read_as_they_were_written() -> None:
     ]
 
 
+def test_steps_of_recorded_instruments_become_decimals() -> None:
+    body, plain = fixture("http_get_instruments_linear")
+    assert decode_instruments(body, "linear")["BTCUSDT"] == Instrument(
+        "bybit", "BTCUSDT", "BTC", "USDT", 1, 3, "linear"
+    )
+    assert set(decode_instruments(body, "linear")) == {row["symbol"] for row in plain["result"]["list"]}
+    body, _ = fixture("http_get_instruments_spot")
+    assert decode_instruments(body, "spot")["BTCUSDT"] == Instrument("bybit", "BTCUSDT", "BTC", "USDT", 1, 4, "spot")
+    for step in (b"0", b"0.0", b"-1", b"1e-3", b""):
+        with pytest.raises(BadFrame):
+            decode_instruments(body.replace(b'"0.0001"', b'"%s"' % step), "spot")
+
+
 def test_a_written_up_candle_off_its_grid_is_refused_and_on_it_is_read() -> None:
     body, plain = fixture("http_get_klines_linear")
     ((start, *_),) = plain["result"]["list"]
@@ -270,6 +302,8 @@ DECODERS: list[Callable[[bytes], Any]] = [
     lambda body: decode_klines(body, BTC, "1", NOW_MS),
     decode_open_interest,
     decode_fundings,
+    lambda body: decode_instruments(body, "linear"),
+    lambda body: trades_of(body, ("BTCUSDT",)),
 ]
 GOOD = [trades({}, {"i": "b"}), kline(), ticker(), ticker("delta")]
 GOOD += [answer([{"openInterest": "1", "timestamp": str(NOW_MS)}], nextPageCursor="c")]

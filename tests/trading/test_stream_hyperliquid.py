@@ -24,6 +24,8 @@ from trading.stream.hyperliquid import (
     decode_klines,
     decode_trades,
     perpetual,
+    subscribe,
+    trades_of,
 )
 from trading.stream.identities import Identities
 from trading.stream.wire import BadFrame
@@ -137,6 +139,23 @@ def test_a_bad_frame_is_refused_by_reason(text: str, reason: str) -> None:
     assert caught.value.reason == reason
 
 
+def test_a_refused_frame_says_whether_it_may_have_held_trades() -> None:
+    for unread in (trades({"px": "0"}), trades()[:-9], "{}", b"\xff"):
+        assert trades_of(unread, KNOWN) == set(KNOWN)
+    for other in (frame("candle", {}), active(markPx="0.0"), frame("error", "x")):
+        assert trades_of(other, KNOWN) == set()
+
+
+def test_trades_candles_and_contexts_are_asked_for_one_by_one() -> None:
+    asked = [json.loads(message)["subscription"] for message in subscribe(["BTC", "kPEPE"])]
+    assert asked[3:] == [
+        {"type": "trades", "coin": "kPEPE"},
+        {"type": "candle", "interval": "1m", "coin": "kPEPE"},
+        {"type": "activeAssetCtx", "coin": "kPEPE"},
+    ]
+    assert {one["coin"] for one in asked[:3]} == {"BTC"}
+
+
 def test_a_universe_of_another_length_names_nothing() -> None:
     answer = json.dumps([{"universe": [{"name": "BTC", "szDecimals": 5}]}, [CONTEXT, CONTEXT]])
     with pytest.raises(BadFrame, match="2 contexts of 1 coins"):
@@ -239,6 +258,7 @@ DECODERS: list[Callable[[bytes], Any]] = [
     lambda body: decode_fundings(body, "BTC"),
     decode_contexts,
     decode_instruments,
+    lambda body: trades_of(body, KNOWN),
 ]
 GOOD = [
     trades({}, {"tid": 5}),

@@ -5,7 +5,8 @@ a perpetual's ticker the stream sends one whole state and then only what changed
 the newest entry; here all begin with the oldest.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -15,7 +16,19 @@ from trading.market.identified import IdentifiedTrade
 from trading.market.instrument import Instrument
 from trading.stream.events import Kline
 from trading.stream.fields import event_time, plain_number, price_ticks, read, subscribed
-from trading.stream.venue import above_zero, candle, exact, not_negative, optional
+from trading.stream.venue import (
+    Dialect,
+    Named,
+    about,
+    above_zero,
+    candle,
+    closed_by,
+    content,
+    ending,
+    exact,
+    not_negative,
+    optional,
+)
 from trading.stream.wire import BadFrame
 
 INTERVALS: Final = {
@@ -26,7 +39,8 @@ INTERVALS: Final = {
 """Our name of an interval by Bybit's."""
 
 TOO_MANY_VISITS: Final = 10006
-Event = IdentifiedTrade | Kline | AssetContext
+QUANTITY_STEPS: Final = {"linear": "qtyStep", "inverse": "qtyStep", "spot": "basePrecision"}
+"""Where a category writes the step of a quantity."""
 
 
 class BybitRefused(BadFrame):
@@ -105,6 +119,23 @@ class _Funding(msgspec.Struct):
     fundingRateTimestamp: str
 
 
+class _PriceFilter(msgspec.Struct):
+    tickSize: str
+
+
+class _LotSizeFilter(msgspec.Struct):
+    qtyStep: str = ""
+    basePrecision: str = ""
+
+
+class _Instrument(msgspec.Struct):
+    symbol: str
+    baseCoin: str
+    quoteCoin: str
+    priceFilter: _PriceFilter
+    lotSizeFilter: _LotSizeFilter
+
+
 class _Result(msgspec.Struct):
     list: msgspec.Raw
     symbol: str = ""
@@ -117,6 +148,7 @@ class _Answer(msgspec.Struct):
     time: int = 0
 
 
+_STEP: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,18})?")
 _ENVELOPES: Final = msgspec.json.Decoder(_Envelope)
 _TRADES: Final = msgspec.json.Decoder(list[_Trade])
 _CANDLES: Final = msgspec.json.Decoder(list[_Candle])
@@ -124,14 +156,13 @@ _TICKERS: Final = msgspec.json.Decoder(_Ticker)
 _ANSWERS: Final = msgspec.json.Decoder(_Answer)
 _RESULTS: Final = msgspec.json.Decoder(_Result)
 _LISTED: Final = msgspec.json.Decoder(list[_Listed])
+_INSTRUMENTS: Final = msgspec.json.Decoder(list[_Instrument])
 _OPEN: Final = msgspec.json.Decoder(list[_Open])
 _FUNDINGS: Final = msgspec.json.Decoder(list[_Funding])
 _KLINES: Final = msgspec.json.Decoder(list[tuple[str, str, str, str, str, str, str]])
 
 
-def decode_event(
-    frame: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int
-) -> list[tuple[str, Event]] | None:
+def decode_event(frame: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> Named | None:
     """Return (symbol, event) of each event of a frame, or None for a pong and the answer to an accepted command.
 
     A frame is taken whole or not at all. Arguments are those of `trading.stream.events.decode_event`.
@@ -146,22 +177,62 @@ def decode_event(
         if not envelope.op:
             raise BadFrame("no_event")
         return None
-    if not isinstance(envelope.data, msgspec.Raw):
-        raise BadFrame("bad_field", "data is missing")
-    # The documentation says publicTrade.BTCUSDT; recordings with trade.linear.BTCUSDT exist.
-    name, _, rest = envelope.topic.partition(".")
+    name, symbol = _subject(envelope.topic)
     reader = _READERS.get(name)
     if reader is None:
         raise BadFrame("unknown_event", name[:40])
     # A candle does not name its symbol, the other events repeat it.
-    return exact(lambda: reader(envelope, rest.rpartition(".")[2], instruments, newest_ms))
+    return exact(lambda: reader(envelope, symbol, instruments, newest_ms))
+
+
+def subscribe(symbols: Sequence[str]) -> list[str]:
+    """Return the messages that ask for trades, one-minute candles and asset contexts."""
+    # One message a symbol, as the spot market takes ten topics in one at most.
+    topics = ([f"{topic}.{symbol}" for topic in ("publicTrade", "kline.1", "tickers")] for symbol in symbols)
+    return [msgspec.json.encode({"op": "subscribe", "args": args}).decode() for args in topics]
+
+
+def trades_of(frame: str | bytes, symbols: Collection[str]) -> set[str]:
+    """Return which of some symbols may have trades in a frame that was refused: all, where it does not say."""
+    try:
+        topic = read(_ENVELOPES, frame).topic
+    except BadFrame:
+        topic = ""
+    name, symbol = _subject(topic)
+    if not topic:
+        return set(symbols)
+    return {symbol} & set(symbols) if _READERS.get(name) is _trades else set()
+
+
+DIALECT: Final = Dialect(decode_event, subscribe, '{"op":"ping"}', 20.0, trades_of, begins_with_list=False)
+
+
+def decode_instruments(body: str | bytes, category: str) -> dict[str, Instrument]:
+    """Return the instruments of an `instruments-info` answer by symbol.
+
+    Args:
+        body: The answer.
+        category: `linear`, `inverse` or `spot`.
+    """
+    step = QUANTITY_STEPS[category]
+    return {
+        row.symbol: Instrument(
+            "bybit",
+            row.symbol,
+            row.baseCoin,
+            row.quoteCoin,
+            _decimals(row.priceFilter.tickSize),
+            _decimals(getattr(row.lotSizeFilter, step)),
+            category,
+        )
+        for row in read(_INSTRUMENTS, _result(body).list)
+    }
 
 
 def decode_trades(body: str | bytes, instrument: Instrument) -> list[IdentifiedTrade]:
     """Return the trades of a `recent-trade` answer, oldest first: all there were from the first of them to the last."""
     rows = read(_LISTED, _result(body).list)
-    if any(row.symbol != instrument.name for row in rows):
-        raise BadFrame("unknown_symbol", "the answer is about another symbol")
+    about(instrument.name, (row.symbol for row in rows))
 
     def trades() -> list[IdentifiedTrade]:
         return [
@@ -182,15 +253,14 @@ def decode_klines(body: str | bytes, instrument: Instrument, interval: str, now_
         now_ms: Exchange time of the answer.
     """
     result = _result(body)
-    if result.symbol != instrument.name:
-        raise BadFrame("unknown_symbol", result.symbol[:40])
+    about(instrument.name, [result.symbol])
     ours = _interval(interval)
 
     def klines() -> list[Kline]:
         made: list[Kline] = []
         for start, first, high, low, last, volume, _ in reversed(read(_KLINES, result.list)):
             bar = candle(instrument, ours, _stamp(start), (first, high, low, last), volume, None, True, 0)
-            made.append(msgspec.structs.replace(bar, closed=bar.close_time_ms < now_ms))
+            made.append(closed_by(bar, now_ms))
         return made
 
     return exact(klines)
@@ -233,34 +303,26 @@ def _result(body: str | bytes) -> _Result:
     return read(_RESULTS, bytes(answer.result))
 
 
-def _trades(
-    envelope: _Envelope, _: str, instruments: Mapping[str, Instrument], newest_ms: int
-) -> list[tuple[str, Event]]:
-    found: list[tuple[str, Event]] = []
-    for t in read(_TRADES, _body(envelope)):
+def _trades(envelope: _Envelope, _: str, instruments: Mapping[str, Instrument], newest_ms: int) -> Named:
+    found: Named = []
+    for t in read(_TRADES, content(envelope.data)):
         time_ms = event_time(t.T, newest_ms)
         found.append((t.s, _identified(subscribed(t.s, instruments), t.i, t.p, t.v, t.S, time_ms, t.BT)))
     return found
 
 
-def _klines(
-    envelope: _Envelope, symbol: str, instruments: Mapping[str, Instrument], newest_ms: int
-) -> list[tuple[str, Event]]:
+def _klines(envelope: _Envelope, symbol: str, instruments: Mapping[str, Instrument], newest_ms: int) -> Named:
     instrument = subscribed(symbol, instruments)
-    found: list[tuple[str, Event]] = []
-    for c in read(_CANDLES, _body(envelope)):
+    found: Named = []
+    for c in read(_CANDLES, content(envelope.data)):
         prices = (c.open, c.high, c.low, c.close)
         bar = candle(instrument, _interval(c.interval), c.start, prices, c.volume, None, c.confirm, newest_ms)
-        if bar.close_time_ms != c.end:
-            raise BadFrame("bad_candle", f"{c.interval} from {c.start} to {c.end}")
-        found.append((symbol, bar))
+        found.append((symbol, ending(bar, c.end)))
     return found
 
 
-def _ticker(
-    envelope: _Envelope, _: str, instruments: Mapping[str, Instrument], newest_ms: int
-) -> list[tuple[str, Event]]:
-    ticker = read(_TICKERS, _body(envelope))
+def _ticker(envelope: _Envelope, _: str, instruments: Mapping[str, Instrument], newest_ms: int) -> Named:
+    ticker = read(_TICKERS, content(envelope.data))
     subscribed(ticker.symbol, instruments)
     if envelope.type not in ("snapshot", "delta"):
         raise BadFrame("bad_field", f"type {envelope.type[:20]!r}")
@@ -287,17 +349,13 @@ def _ticker(
     ]
 
 
-_Reader = Callable[[_Envelope, str, Mapping[str, Instrument], int], list[tuple[str, Event]]]
+_Reader = Callable[[_Envelope, str, Mapping[str, Instrument], int], Named]
 _READERS: Final[Mapping[str, _Reader]] = {
     "publicTrade": _trades,
     "trade": _trades,
     "kline": _klines,
     "tickers": _ticker,
 }
-
-
-def _body(envelope: _Envelope) -> bytes:
-    return bytes(envelope.data) if isinstance(envelope.data, msgspec.Raw) else b""
 
 
 def _identified(
@@ -310,6 +368,20 @@ def _identified(
     return IdentifiedTrade(
         name, price_ticks(price, instrument), instrument.lots(quantity), time_ms, side == "Sell", block
     )
+
+
+def _subject(topic: str) -> tuple[str, str]:
+    """Return what a topic is about and whose it is; the rest of it is the length of a candle or the category."""
+    # The documentation says publicTrade.BTCUSDT; recordings with trade.linear.BTCUSDT exist.
+    name, _, rest = topic.partition(".")
+    return name, rest.rpartition(".")[2]
+
+
+def _decimals(step: str) -> int:
+    """Return the decimals of a step; of 0.5 one, as its multiples are multiples of 0.1."""
+    if not _STEP.fullmatch(step) or not step.strip("0."):
+        raise BadFrame("bad_number", f"the step {step[:20]!r}")
+    return len(step.partition(".")[2].rstrip("0"))
 
 
 def _interval(name: str) -> str:

@@ -8,7 +8,7 @@ Steps follow from an asset's `szDecimals`: a quantity has as many decimals; a pr
 less these on spot, and no more than five significant figures unless it is whole (Hyperliquid, Tick and lot size).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, cast
 
 import msgspec
@@ -18,13 +18,24 @@ from trading.market.identified import IdentifiedTrade
 from trading.market.instrument import InexactNumber, Instrument
 from trading.stream.events import Kline
 from trading.stream.fields import check_ids, event_time, plain_number, price_ticks, read, subscribed
-from trading.stream.venue import above_zero, candle, exact, not_negative, optional
+from trading.stream.venue import (
+    Dialect,
+    Named,
+    about,
+    above_zero,
+    candle,
+    closed_by,
+    content,
+    ending,
+    exact,
+    not_negative,
+    optional,
+)
 from trading.stream.wire import BadFrame
 
 FIGURES: Final = 5
 PRICE_DECIMALS: Final = {"perpetual": 6, "spot": 8}
 QUIET: Final = frozenset({"subscriptionResponse", "pong"})
-Event = IdentifiedTrade | Kline | AssetContext
 
 
 class _Envelope(msgspec.Struct):
@@ -105,9 +116,7 @@ def perpetual(name: str, quantity_decimals: int) -> Instrument:
     return Instrument("hyperliquid", name, name, "USDC", decimals, quantity_decimals, "perpetual")
 
 
-def decode_event(
-    frame: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int
-) -> list[tuple[str, Event]] | None:
+def decode_event(frame: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> Named | None:
     """Return (coin, event) of each event of a frame, or None for a pong and the answer to an accepted command.
 
     A frame is taken whole or not at all. Arguments are those of `trading.stream.events.decode_event`.
@@ -120,15 +129,35 @@ def decode_event(
         raise BadFrame("no_event")
     if envelope.channel in QUIET:
         return None
-    if not isinstance(envelope.data, msgspec.Raw):
-        raise BadFrame("bad_field", "data is missing")
-    body = bytes(envelope.data)
+    body = content(envelope.data)
     if envelope.channel == "error":
         raise BadFrame("command_refused", read(_TEXT, body)[:120])
     reader = _READERS.get(envelope.channel)
     if reader is None:
         raise BadFrame("unknown_event", envelope.channel[:40])
     return exact(lambda: reader(body, instruments, newest_ms))
+
+
+def subscribe(coins: Sequence[str]) -> list[str]:
+    """Return the messages that ask for trades, one-minute candles and asset contexts, one a coin and kind."""
+    kinds = ({"type": "trades"}, {"type": "candle", "interval": "1m"}, {"type": "activeAssetCtx"})
+    return [
+        msgspec.json.encode({"method": "subscribe", "subscription": {**kind, "coin": coin}}).decode()
+        for coin in coins
+        for kind in kinds
+    ]
+
+
+def trades_of(frame: str | bytes, coins: Collection[str]) -> set[str]:
+    """Return which of some coins may have trades in a frame that was refused: all, unless it is about something else."""
+    try:
+        channel = read(_ENVELOPES, frame).channel
+    except BadFrame:
+        channel = ""
+    return set(coins) if channel in ("", "trades") else set()
+
+
+DIALECT: Final = Dialect(decode_event, subscribe, '{"method":"ping"}', 30.0, trades_of, begins_with_list=True)
 
 
 def decode_all_contexts(frame: str | bytes, universes: Mapping[str, Sequence[str]]) -> dict[str, AssetContext]:
@@ -139,10 +168,10 @@ def decode_all_contexts(frame: str | bytes, universes: Mapping[str, Sequence[str
         universes: Names of the coins of each exchange, the main one being `""`.
     """
     envelope = read(_ENVELOPES, frame)
-    if envelope.channel != "allDexsAssetCtxs" or not isinstance(envelope.data, msgspec.Raw):
+    if envelope.channel != "allDexsAssetCtxs":
         raise BadFrame("unknown_event", envelope.channel[:40])
     found: dict[str, AssetContext] = {}
-    for exchange, contexts in read(_ALL, bytes(envelope.data)).ctxs:
+    for exchange, contexts in read(_ALL, content(envelope.data)).ctxs:
         found |= _named(universes.get(exchange, ()), contexts)
     return found
 
@@ -168,19 +197,18 @@ def decode_klines(body: str | bytes, instrument: Instrument, now_ms: int) -> lis
     """Return the candles of a `candleSnapshot` answer, oldest first; those that end after `now_ms` are not closed."""
     rows = read(_CANDLES, body)
     bars = exact(lambda: [_kline(row, {instrument.name: instrument}, 0) for row in rows])
-    return [msgspec.structs.replace(bar, closed=bar.close_time_ms < now_ms) for bar in bars]
+    return [closed_by(bar, now_ms) for bar in bars]
 
 
 def decode_fundings(body: str | bytes, coin: str) -> list[Funding]:
     """Return the fundings of a `fundingHistory` answer, oldest first."""
     rows = read(_FUNDINGS, body)
-    if any(row.coin != coin for row in rows):
-        raise BadFrame("unknown_symbol", "the answer is about another coin")
+    about(coin, (row.coin for row in rows))
     return exact(lambda: [Funding(event_time(row.time, 0), plain_number(row.fundingRate)) for row in rows])
 
 
-def _trades(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> list[tuple[str, Event]]:
-    found: list[tuple[str, Event]] = []
+def _trades(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> Named:
+    found: Named = []
     for t in read(_TRADES, body):
         instrument = subscribed(t.coin, instruments)
         check_ids(t.tid)
@@ -195,7 +223,7 @@ def _trades(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms:
     return found
 
 
-def _candle(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> list[tuple[str, Event]]:
+def _candle(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms: int) -> Named:
     row = read(_CANDLE, body)
     return [(row.s, _kline(row, instruments, newest_ms))]
 
@@ -203,12 +231,10 @@ def _candle(body: str | bytes, instruments: Mapping[str, Instrument], newest_ms:
 def _kline(row: _Candle, instruments: Mapping[str, Instrument], newest_ms: int) -> Kline:
     instrument = subscribed(row.s, instruments)
     bar = candle(instrument, row.i, row.t, (row.o, row.h, row.l, row.c), row.v, row.n, False, newest_ms)
-    if bar.close_time_ms != row.T:
-        raise BadFrame("bad_candle", f"{row.i} from {row.t} to {row.T}")
-    return bar
+    return ending(bar, row.T)
 
 
-def _active(body: str | bytes, instruments: Mapping[str, Instrument], _: int) -> list[tuple[str, Event]]:
+def _active(body: str | bytes, instruments: Mapping[str, Instrument], _: int) -> Named:
     active = read(_ACTIVE, body)
     subscribed(active.coin, instruments)
     return [(active.coin, _context(active.ctx))]
@@ -236,7 +262,7 @@ def _within_figures(ticks: int, decimals: int) -> bool:
     return ticks % 10**decimals == 0 or len(str(ticks).rstrip("0")) <= FIGURES
 
 
-_Reader = Callable[[str | bytes, Mapping[str, Instrument], int], list[tuple[str, Event]]]
+_Reader = Callable[[str | bytes, Mapping[str, Instrument], int], Named]
 _READERS: Final[Mapping[str, _Reader]] = {
     "trades": _trades,
     "candle": _candle,

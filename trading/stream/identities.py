@@ -41,6 +41,52 @@ class Identities:
         self._holes: list[tuple[int, int]] = []
         self._bridges: list[tuple[int, int]] = []
 
+    @classmethod
+    def held(
+        cls, stretches: Sequence[Stretch], newest: Sequence[IdentifiedTrade], remembered: int = REMEMBERED
+    ) -> "Identities":
+        """Return what goes on from what was kept: what happened since is missing until a list bridges it.
+
+        Args:
+            stretches: As `stretches` said when they were kept, of the trades that were kept with them.
+            newest: The newest of those trades, in order.
+            remembered: How many of the newest ids are kept.
+        """
+        made = cls(remembered)
+        if stretches:
+            made._first_ms, made._last_ms = stretches[0].from_ms, stretches[-1].until_ms - 1
+            made._holes = [(s.from_ms, s.until_ms) for s in stretches if s.state == "missing"]
+            made._ids = dict.fromkeys(trade.trade_id for trade in newest[-remembered:])
+            made._deaf_since = made._last_ms
+        return made
+
+    @property
+    def last_ms(self) -> int:
+        """Exchange time of the newest trade; 0: there is none."""
+        return self._last_ms
+
+    @property
+    def listening(self) -> bool:
+        """Whether trades came since the last interruption."""
+        return bool(self._ids) and self._deaf_since is None
+
+    def bridged_after(self, moment_ms: int) -> bool:
+        """Tell whether nothing after a moment is missing, so that a list which begins there can add nothing."""
+        return self.listening and all(until_ms <= moment_ms + 1 for _, until_ms in self._holes)
+
+    def unheard(self, trades: Sequence[IdentifiedTrade]) -> list[IdentifiedTrade]:
+        """Return the trades of a list that the stream has left out: new ones, of a time in which somebody listened."""
+        if not self.listening:
+            return []
+        heard = [s for s in self.stretches() if s.state == "unproven"]
+        # Of the milliseconds at the edges some trades may not be held.
+        return [
+            t
+            for t in trades
+            if t.trade_id not in self._ids
+            and (t.time_ms >= self._last_ms or any(s.from_ms < t.time_ms < s.until_ms for s in heard))
+        ]
+
     def interrupted(self) -> None:
         """Note that trades may pass unseen: no connection is open, a stream is silent or a frame was refused."""
         if self._ids and self._deaf_since is None:
