@@ -5,13 +5,13 @@ a limit of one call it states inside an answer (`retCode` 10006). Lists hold the
 asked for that a page can hold. Of trades only the newest thousand are served: what is older is gone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from resources.http_budget import HttpBudget
 from resources.rest_root import ExchangeRefused, RestRoot, wait_when_limited
-from resources.venue_rest import in_spans, read_answer
+from resources.venue_rest import chosen, in_spans, read_answer
 from trading.errors import TradingError
 from trading.market.derivatives import Funding, OpenInterest
 from trading.market.identified import IdentifiedTrade
@@ -66,6 +66,18 @@ class BybitRest:
     async def close(self) -> None:
         """Close the connections."""
         await self._rest.close()
+
+    async def instruments(self, symbols: Sequence[str]) -> dict[str, Instrument]:
+        """Return instruments by symbol, with the steps of their prices and quantities.
+
+        Raises:
+            UnknownSymbol: Bybit does not have one in this category.
+        """
+        found: dict[str, Instrument] = {}
+        for symbol in symbols:  # a whole category is thousands
+            body = await self._get("instruments-info", {"symbol": symbol})
+            found |= read_answer("instruments-info", lambda b: bybit.decode_instruments(b, self._category), body)
+        return chosen(found, symbols, f"Bybit's {self._category} contracts")
 
     async def trades(self, instrument: Instrument) -> list[IdentifiedTrade]:
         """Return the newest thousand trades at most, oldest first, with nothing left out between them."""

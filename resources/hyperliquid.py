@@ -5,13 +5,13 @@ fundings and each 60 candles (Hyperliquid, Rate limits). Of candles only the new
 open interest only what is open now, of trades only a handful.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from resources.http_budget import HttpBudget
 from resources.rest_root import ExchangeRefused, RestRoot
-from resources.venue_rest import forward, read_answer
+from resources.venue_rest import chosen, forward, read_answer
 from trading.errors import TradingError
 from trading.market.derivatives import AssetContext, Funding
 from trading.market.identified import IdentifiedTrade
@@ -49,9 +49,14 @@ class HyperliquidRest:
         """Close the connections."""
         await self._rest.close()
 
-    async def instruments(self) -> dict[str, Instrument]:
-        """Return the perpetuals by name, with the steps of their prices and quantities."""
-        return read_answer("meta", hyperliquid.decode_instruments, await self._ask({"type": "meta"}, QUESTION))
+    async def instruments(self, coins: Sequence[str] = ()) -> dict[str, Instrument]:
+        """Return perpetuals by name, with the steps of their prices and quantities; all where none is named.
+
+        Raises:
+            UnknownSymbol: Hyperliquid does not have one.
+        """
+        found = read_answer("meta", hyperliquid.decode_instruments, await self._ask({"type": "meta"}, QUESTION))
+        return chosen(found, coins or list(found), "Hyperliquid's perpetuals")
 
     async def contexts(self) -> dict[str, AssetContext]:
         """Return open interest, funding, mark and oracle price now of every perpetual, by name."""

@@ -1,9 +1,11 @@
-"""What the REST clients of several venues share: answers that cannot be read, and pages of a stretch of time."""
+"""What the REST clients of several venues share: answers that cannot be read, names, and pages of a stretch of time."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from resources.binance import UnknownSymbol
 from resources.rest_root import ExchangeAnswer
+from trading.market.instrument import Instrument
 from trading.stream.wire import BadFrame
 
 
@@ -26,6 +28,13 @@ def read_answer(call: str, decode: Callable[[bytes], Decoded], body: bytes) -> D
         return decode(body)
     except BadFrame as error:
         raise ExchangeAnswer(f"the answer to {call} is not in its form: {error.message}", "try again later") from None
+
+
+def chosen(found: Mapping[str, Instrument], names: Sequence[str], what: str) -> dict[str, Instrument]:
+    """Return the instruments of some names; raises `UnknownSymbol` for one that is not among `what` was found."""
+    if missing := [name for name in names if name not in found]:
+        raise UnknownSymbol(f"{', '.join(missing)} is not among {what}", "write names as the venue does")
+    return {name: found[name] for name in names}
 
 
 async def forward(ask: Callable[[int], Awaitable[list[Row]]], lo_ms: int, hi_ms: int, page: int) -> list[Row]:

@@ -1,0 +1,358 @@
+"""The collector of Bybit and Hyperliquid, whose trade ids are identities: what is heard is kept, what is not is named.
+
+No id says which trade is missing, and nothing can be asked for by id. So after each break the venue's list of recent
+trades is asked for until it bridges the break or can no longer do so, and what stays between is named `missing`
+(`trading.stream.identities`). The list is asked for now and then besides: a trade in it that the stream has left out
+costs the connection. A trade is acknowledged when the journal has it.
+
+`python -m resources.identity_collector --venue bybit --symbols BTCUSDT --journal FOLDER` runs it.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from resources.bybit import BybitRest
+from resources.control import controlled
+from resources.hyperliquid import HyperliquidRest
+from resources.identity_journal import IdentityJournal
+from resources.rocksdb import PATIENCE_S
+from resources.watch import Watch, log_to_stderr, serve_metrics
+from trading.errors import TradingError
+from trading.market.identified import IdentifiedTrade
+from trading.market.instrument import Instrument
+from trading.stream import bybit, hyperliquid
+from trading.stream.backoff import Backoff
+from trading.stream.identities import Identities
+from trading.stream.identity_core import IdentityCore
+from trading.stream.venue import Dialect
+from trading.stream.wire import BadFrame
+
+BATCH_S: Final = 1.0
+LIFETIME_S: Final = 23.5 * 3600
+LINGER_S: Final = 1.0
+"""How long a connection that was replaced is still listened to: its successor may bring later trades sooner."""
+
+FIRST_LIST_S: Final = 1.0
+LOOK_S: Final = 60.0
+GRACE_S: Final = 3.0
+"""How much later than a list the stream may bring a trade without having left it out."""
+
+SOCKET: Final = {"max_size": 2**22, "max_queue": 1024, "ping_interval": None, "close_timeout": 1, "open_timeout": 10}
+"""The venue's own ping takes the place of the protocol's: its answer shows that more than a proxy lives."""
+
+_log = logging.getLogger(__name__)
+
+
+class RecentTrades(Protocol):
+    """Serves the newest trades of a market."""
+
+    async def trades(self, instrument: Instrument) -> list[IdentifiedTrade]:
+        """Return them, oldest first, with nothing left out between them."""
+        ...
+
+
+class Connection:
+    """One connection: the task that listens on it, and `whole`, which is set when all markets have come on it."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.heard_s = number, time.monotonic()
+        self.whole = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[None]
+
+
+class IdentityCollector:
+    """One collector of one journal.
+
+    Args:
+        journal: Open for writing.
+        rest: The venue's REST interface.
+        dialect: How the venue is spoken to.
+        ws_url: Where its stream is.
+        instruments: What is collected, by name.
+        ack: Called with (symbol, ids) after trades are stored.
+        seed: Of the jitter between connections.
+        lifetime_s: After which a connection is replaced.
+        look_s: How often a list of recent trades is held against the stream.
+    """
+
+    def __init__(
+        self,
+        journal: IdentityJournal,
+        rest: RecentTrades,
+        dialect: Dialect,
+        ws_url: str,
+        instruments: Mapping[str, Instrument],
+        ack: Callable[[str, Sequence[str]], None] | None = None,
+        seed: int = 0,
+        lifetime_s: float = LIFETIME_S,
+        look_s: float = LOOK_S,
+    ) -> None:
+        self._journal, self._rest, self._dialect, self._url = journal, rest, dialect, ws_url
+        self._instruments = {name: journal.keep(instrument) for name, instrument in instruments.items()}
+        held = {name: Identities.held(journal.stretches(name), journal.newest(name)) for name in instruments}
+        self._core = IdentityCore(dialect, self._instruments, held)
+        self._broken = {name: asyncio.Event() for name in instruments}
+        self._ack, self._lifetime_s, self._look_s = ack, lifetime_s, look_s
+        self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
+        self._numbers = count(1)
+        self._open: set[Connection] = set()
+        self._stop, self._connected = asyncio.Event(), asyncio.Event()
+        self._watch = Watch(instruments)
+        self._heard_s = time.monotonic()
+        self.statistics: Counter[str] = Counter()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Collect until `stop`.
+
+        Raises:
+            TradingError: The journal cannot be written; what was acknowledged is kept.
+        """
+        commands = {"checkpoint": self._checkpoint, "status": lambda: json.dumps(self.status()), "stop": self.stop}
+        works = [self._stop.wait(), self._stay_connected(), *map(self._lists, self._instruments)]
+        async with controlled(self._journal.directory, commands):
+            tasks = [asyncio.create_task(work) for work in works]
+            try:
+                while not self._stop.is_set():
+                    self.flush()
+                    await _first(*tasks, timeout_s=BATCH_S)
+            finally:
+                await _cancelled(*tasks, *(connection.task for connection in self._open))
+        self.flush()
+        self._journal.checkpoint()
+
+    def stop(self) -> str:
+        """Ask for the end; `run` flushes and makes a checkpoint before it returns."""
+        self._stop.set()
+        return "ok"
+
+    def flush(self) -> None:
+        """Store what came, with what can be said of the time up to then, and acknowledge it."""
+        began_s, seen = time.monotonic(), self._core.take_seen()
+        self._journal.append(seen, int(time.time() * 1000), self._core.take_bad())
+        stored = {name: news.trades for name, news in seen.items() if news.trades}
+        for name, trades in stored.items():
+            self.statistics["trades"] += len(trades)
+            if self._ack is not None:
+                self._ack(name, [trade.trade_id for trade in trades])
+        newest = {name: (len(trades), max(t.time_ms for t in trades)) for name, trades in stored.items()}
+        self._watch.stored(newest, time.monotonic() - began_s, ())
+
+    def status(self) -> dict[str, Any]:
+        """Return statistics and, of each market, what is missing in it."""
+        return {
+            **self.statistics,
+            **self._core.statistics,
+            **self._watch.status(),
+            "bad_frames": dict(self._core.bad_frames),
+            "quiet_s": round(time.monotonic() - self._heard_s, 1),
+            "symbols": self._core.status(),
+        }
+
+    def _checkpoint(self) -> str:
+        self.flush()
+        return f"ok {self._journal.checkpoint().name}"
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        while True:
+            began_s = time.monotonic()
+            await self._until_lost()
+            self._connected.clear()
+            self.statistics["reconnects"] += 1
+            await asyncio.sleep(self._backoff.pause_s(time.monotonic() - began_s))
+
+    async def _until_lost(self) -> None:
+        """Keep one connection, which is replaced when it is old by one that has brought trades of all its markets."""
+        current = self._begin()
+        while True:
+            await _first(current.task, timeout_s=self._lifetime_s)
+            if current.task.done():
+                return
+            successor = self._begin()
+            await _first(current.task, successor.task, successor.whole)
+            if current.task.done():
+                current = successor
+            elif not successor.task.done():
+                self.statistics["replacements"] += 1
+                asyncio.get_running_loop().call_later(LINGER_S, current.task.cancel)
+                current = successor
+
+    def _begin(self) -> Connection:
+        connection = Connection(next(self._numbers))
+        self._open.add(connection)
+        connection.task = asyncio.create_task(self._listen(connection))
+        return connection
+
+    async def _listen(self, connection: Connection) -> None:
+        """Take the frames of one connection until it ends."""
+        try:
+            async with connect(self._url, **SOCKET) as socket:
+                for message in self._dialect.subscribe(list(self._instruments)):
+                    await socket.send(message)
+                _log.info("connection %d is open", connection.number)
+                self._core.connected(connection.number)
+                self._connected.set()
+                self._ask(self._instruments)
+                pinging = asyncio.create_task(self._ping(connection, socket))
+                try:
+                    while True:
+                        frame = await socket.recv(decode=False)  # one that is not UTF-8 must not end the connection
+                        connection.heard_s = self._heard_s = time.monotonic()
+                        self._ask(self._core.received(connection.number, frame, connection.heard_s))
+                        if not connection.whole.done() and self._core.whole(connection.number):
+                            connection.whole.set_result(None)
+                finally:
+                    pinging.cancel()
+        except (OSError, WebSocketException, TimeoutError, BadFrame) as error:
+            _log.warning("connection %d is lost: %s: %s", connection.number, type(error).__name__, error)
+        finally:
+            self._open.discard(connection)
+            self._core.disconnected(connection.number)
+
+    async def _ping(self, connection: Connection, socket: ClientConnection) -> None:
+        """Ping as the venue asks; a connection without any frame from one ping to the next is lost."""
+        with contextlib.suppress(WebSocketException):
+            while True:
+                pinged_s = time.monotonic()
+                await asyncio.sleep(self._dialect.ping_s)
+                if connection.heard_s < pinged_s:
+                    _log.warning("connection %d is silent", connection.number)
+                    self.statistics["stalls"] += 1
+                    await socket.close()
+                await socket.send(self._dialect.ping)
+
+    # -- lists -------------------------------------------------------------------------------------------------------
+
+    def _ask(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._broken[name].set()
+
+    async def _lists(self, name: str) -> None:
+        """Ask for lists: after a break soon and again, until one bridges it or none can; else now and then."""
+        pause_s = FIRST_LIST_S
+        while True:
+            await self._connected.wait()  # what comes after the list is to be heard
+            self._broken[name].clear()
+            pause_s = self._look_s if await self._listed(name) else min(2 * pause_s, self._look_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._broken[name].wait(), pause_s)
+                pause_s = FIRST_LIST_S
+
+    async def _listed(self, name: str) -> bool:
+        """Take one list, and tell whether a list can do no more; a stream that has left out trades is begun anew."""
+        try:
+            trades = await self._rest.trades(self._instruments[name])
+        except TradingError as error:
+            _log.warning("%s: no list of trades: %s", name, error)
+            self.statistics["refused"] += 1
+            return False
+        if self._core.unheard(name, trades):
+            await asyncio.sleep(GRACE_S)
+        if unheard := self._core.unheard(name, trades):
+            _log.warning("%s: the stream has left out %d trades", name, unheard)
+            for connection in self._open:
+                connection.task.cancel()
+        return self._core.take_list(name, trades, time.monotonic())
+
+
+async def _first(*tasks: "asyncio.Future[Any]", timeout_s: float | None = None) -> None:
+    """Wait until one of some tasks has ended, or for some time; raises what a task raised."""
+    done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        if not task.cancelled():
+            task.result()
+
+
+async def _cancelled(*tasks: "asyncio.Future[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# -- the program -----------------------------------------------------------------------------------------------------
+
+VENUES: Final = {
+    "bybit": ("https://api.bybit.com", "wss://stream.bybit.com/v5/public/{category}", bybit.DIALECT),
+    "hyperliquid": ("https://api.hyperliquid.xyz", "wss://api.hyperliquid.xyz/ws", hyperliquid.DIALECT),
+}
+"""REST root, stream and dialect by venue."""
+
+
+async def collect(options: argparse.Namespace) -> dict[str, Any]:
+    """Run one collector as the command line says and return its status."""
+    root, stream, dialect = VENUES[options.venue]
+    root, stream = options.rest or root, options.ws or stream.format(category=options.category)
+    rest = BybitRest(root, options.category) if options.venue == "bybit" else HyperliquidRest(root)
+    try:
+        with IdentityJournal.write(options.journal, PATIENCE_S, options.durability) as journal:
+            instruments = await rest.instruments(options.symbols.split(","))
+            ack = _ack_to(options.ack_fd) if options.ack_fd is not None else None
+            collector = IdentityCollector(
+                journal, rest, dialect, stream, instruments, ack, 0, options.lifetime_s, options.look_s
+            )
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, collector.stop)
+            end = serve_metrics(options.metrics_port, collector.status) if options.metrics_port else None
+            try:
+                await collector.run()
+            finally:
+                if end is not None:
+                    end()
+            return collector.status()
+    finally:
+        await rest.close()
+
+
+def _ack_to(descriptor: int) -> Callable[[str, Sequence[str]], None]:
+    def ack(symbol: str, trade_ids: Sequence[str]) -> None:
+        os.write(descriptor, "".join(f"{symbol} {trade_id}\n" for trade_id in trade_ids).encode())
+
+    return ack
+
+
+def main() -> int:
+    """Run the collector until it is told to stop; the last line of output is its status as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--venue", choices=list(VENUES), required=True)
+    parser.add_argument("--symbols", required=True, help="as the venue names them, separated by commas")
+    parser.add_argument("--journal", type=Path, required=True)
+    parser.add_argument("--category", choices=list(bybit.QUANTITY_STEPS), default="linear", help="of Bybit's contracts")
+    parser.add_argument("--rest", help="another root of the REST interface")
+    parser.add_argument("--ws", help="another URL of the stream")
+    parser.add_argument("--durability", choices=["second", "fsync"], default="second")
+    parser.add_argument("--ack-fd", type=int)
+    parser.add_argument("--lifetime-s", type=float, default=LIFETIME_S, help="replace a connection that is so old")
+    parser.add_argument("--look-s", type=float, default=LOOK_S, help="hold REST's recent trades against the stream")
+    parser.add_argument("--log", choices=["text", "json"], default="text")
+    parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics on loopback; 0: do not")
+    options = parser.parse_args()
+    log_to_stderr(options.log)
+    try:
+        print(json.dumps(asyncio.run(collect(options))), flush=True)
+    except TradingError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
