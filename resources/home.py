@@ -183,6 +183,10 @@ class Home:
         """Return the journal of one kind of market: `spot` or `usdm`."""
         return self.path / "rocksdb" / kind
 
+    def venue_journal(self, venue: str) -> Path:
+        """Where the journal of a venue is looked for whose trade ids are identities."""
+        return self.path / "rocksdb" / venue
+
     @property
     def lmdb_dir(self) -> Path:
         """The LMDB projection."""

@@ -71,9 +71,14 @@ class Connection:
     """One connection: the task that listens on it, and `whole`, which is set when all markets have come on it."""
 
     def __init__(self, number: int) -> None:
-        self.number, self.heard_s = number, time.monotonic()
+        self.number, self.heard_s, self.replaced = number, time.monotonic(), False
         self.whole = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None]
+
+    def replace(self) -> None:
+        """End it, as a younger one has brought trades of every market for a while."""
+        self.replaced = True
+        self.task.cancel()
 
 
 class IdentityCollector:
@@ -193,7 +198,7 @@ class IdentityCollector:
                 current = successor
             elif not successor.task.done():
                 self.statistics["replacements"] += 1
-                asyncio.get_running_loop().call_later(LINGER_S, current.task.cancel)
+                asyncio.get_running_loop().call_later(LINGER_S, current.replace)
                 current = successor
 
     def _begin(self) -> Connection:
@@ -226,7 +231,7 @@ class IdentityCollector:
             _log.warning("connection %d is lost: %s: %s", connection.number, type(error).__name__, error)
         finally:
             self._open.discard(connection)
-            self._core.disconnected(connection.number)
+            self._core.disconnected(connection.number, connection.replaced)
 
     async def _ping(self, connection: Connection, socket: ClientConnection) -> None:
         """Ping as the venue asks; a connection without any frame from one ping to the next is lost."""

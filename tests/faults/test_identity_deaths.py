@@ -97,6 +97,7 @@ def test_nothing_acknowledged_is_absent_after_any_kill_and_the_time_of_the_absen
                 until(seen.grown, process)
                 time.sleep(chance.uniform(0.0, 1.5))
                 process.kill()
+            seen.grown()
             assert seen <= held(folder, "BTCUSDT")
         happened = list(venue.happened)
         lacking = assert_true(folder, happened)

@@ -1,8 +1,8 @@
 """What to make of what comes of some markets whose trade ids are identities; sockets, lists and the store are its caller's.
 
-Connections are numbers. A market is interrupted when its last connection that has brought trades of it is gone, or when a
-frame that may have held trades of it was refused. What is to be stored is taken together with what can be said of the
-time up to then, so that one write keeps both true.
+Connections are numbers that rise. A market is interrupted when a connection is lost and no older one that has brought
+trades of it is open, or when a frame that may have held trades of it was refused. What is to be stored is taken together
+with what can be said of the time up to then, so that one write keeps both true.
 """
 
 from collections import Counter
@@ -62,11 +62,18 @@ class IdentityCore:
         """Note that a connection is open and everything was asked for on it."""
         self._silent[number] = set(self._held)
 
-    def disconnected(self, number: int) -> None:
-        """Note that a connection is gone, or never came to be."""
+    def disconnected(self, number: int, replaced: bool = False) -> None:
+        """Note that a connection is gone, or never came to be.
+
+        A younger connection that is still open may have begun after a trade which the lost one was about to bring.
+
+        Args:
+            number: The connection.
+            replaced: It was listened to until a younger one had brought trades of every market, and for a while longer.
+        """
         self._silent.pop(number, None)
         for name, held in self._held.items():
-            if all(name in silent for silent in self._silent.values()):
+            if not any(name not in silent and (replaced or n < number) for n, silent in self._silent.items()):
                 held.interrupted()
 
     def whole(self, number: int) -> bool:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -184,7 +184,7 @@ def print_gaps(answer: dict[str, Any]) -> None:
         console.print(f"{count} frames or batches were set aside: {reason}")
 
 
-def print_coverage(rows: list[dict[str, Any]]) -> None:
+def print_coverage(rows: list[dict[str, Any]], legend: Mapping[str, str] = SIGNS) -> None:
     """Print a grid for each symbol: a line a dataset, a sign a day."""
     from rich.console import Console
 
@@ -193,6 +193,6 @@ def print_coverage(rows: list[dict[str, Any]]) -> None:
         entries = list(of_symbol)
         console.print(f"{symbol}  {entries[0]['day']} … {entries[-1]['day']}")
         for dataset in dict.fromkeys(row["dataset"] for row in entries):
-            signs = "".join(SIGNS[row["state"]] for row in entries if row["dataset"] == dataset)
+            signs = "".join(legend[row["state"]] for row in entries if row["dataset"] == dataset)
             console.print(f"  {dataset:<20} {signs}")
-    console.print("  ".join(f"{sign} {name}" for name, sign in SIGNS.items()))
+    console.print("  ".join(f"{sign} {name}" for name, sign in legend.items()))

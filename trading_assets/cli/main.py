@@ -12,7 +12,7 @@ import typer
 
 from trading.market.timeframe import DAY_MS
 from trading_assets.cli import tools
-from trading_assets.cli.options import HomeOption, Json, OneSymbol, SymbolOption, home_path, moment_ms
+from trading_assets.cli.options import HomeOption, Json, OneSymbol, SymbolOption, VenueOption, home_path, moment_ms
 from trading_assets.cli.output import emit, refuse, speaking_plainly
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Market data you can prove.")
@@ -158,6 +158,7 @@ def gaps(
     symbol: OneSymbol = "",
     explain: Annotated[str, typer.Option(help="Ids to explain, FIRST-LAST; needs SYMBOL and --note.")] = "",
     note: Annotated[str, typer.Option(help="Why these ids are missing.")] = "",
+    venue: VenueOption = "",
     home: HomeOption = None,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +166,17 @@ def gaps(
     with speaking_plainly(as_json):
         from resources.stores import open_stores
         from trading_assets.cli import gaps as command
+        from trading_assets.cli import venues
 
+        if venue:
+            from resources.home import Home
+
+            if explain or note:
+                raise command.BadExplanation(f"ids of {venue} prove nothing", "leave out --explain and --note")
+            answer = venues.gaps(Home(home_path(home)), venue, symbol)
+            if not as_json:
+                venues.print_gaps(answer)
+            return emit(answer, as_json)
         with open_stores(home_path(home)) as stores:
             names = command.symbols_of(stores, symbol)
             answer = command.gaps(stores, names)
@@ -198,20 +209,29 @@ def coverage(
     symbol: OneSymbol = "",
     start: Annotated[str | None, typer.Option(help="First UTC day; default: 30 days back.")] = None,
     end: Annotated[str | None, typer.Option(help="UTC day before which it ends; default: the present.")] = None,
+    venue: VenueOption = "",
     home: HomeOption = None,
     as_json: Json = False,
 ) -> None:
     """Say what is there by symbol, day and dataset: available, degraded, pending, empty or missing."""
     with speaking_plainly(as_json):
-        from resources.stores import open_stores
         from trading_assets.cli import gaps as command
+        from trading_assets.cli import venues
 
         lo_ms = moment_ms(start, 0, "--start") if start else None
         hi_ms = moment_ms(end, 0, "--end") if end else None
-        with open_stores(home_path(home)) as stores:
-            rows, summary = command.covered(stores, command.symbols_of(stores, symbol), lo_ms, hi_ms)
+        legend = venues.UNPROVEN if venue else command.SIGNS
+        if venue:
+            from resources.home import Home
+
+            rows, summary = venues.coverage(Home(home_path(home)), venue, symbol, lo_ms, hi_ms)
+        else:
+            from resources.stores import open_stores
+
+            with open_stores(home_path(home)) as stores:
+                rows, summary = command.covered(stores, command.symbols_of(stores, symbol), lo_ms, hi_ms)
         if not as_json:
-            command.print_coverage(rows)
+            command.print_coverage(rows, legend)
         emit({"days": rows, "summary": summary}, as_json)
 
 

@@ -12,6 +12,9 @@ from trading.errors import TradingError
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object.")]
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder that keeps everything (TRADING_HOME).")]
 OneSymbol = Annotated[str, typer.Argument(help="Exchange name, e.g. BTCUSDT; all where none is given.")]
+VenueOption = Annotated[
+    str, typer.Option("--venue", help="A venue whose ids prove nothing, bybit or hyperliquid: what its journal says.")
+]
 SymbolOption = Annotated[str, typer.Option("--symbol", help="Exchange name, e.g. BTCUSDT.")]
 
 

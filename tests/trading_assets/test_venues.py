@@ -1,0 +1,102 @@
+"""A market whose ids prove nothing is unproven, degraded or missing on the command line, and never complete."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resources.home import Home
+from resources.identity_journal import IdentityJournal
+from trading.market.identified import IdentifiedTrade
+from trading.market.instrument import Instrument
+from trading.market.timeframe import DAY_MS, HOUR_MS
+from trading.stream.identities import Identities, Stretch
+from trading.stream.identity_core import Seen
+from trading_assets.cli import main as cli
+from trading_assets.cli.venues import days
+
+DAY = 20_000 * DAY_MS
+
+
+def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, Any, str]:
+    monkeypatch.setattr(sys, "argv", ["trading", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    output = capsys.readouterr()
+    last = output.out.splitlines()[-1] if output.out.strip() else "{}"
+    return int(str(end.value.code or 0)), json.loads(last) if "--json" in words else None, output.out
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home that has heard Bybit on three days, with an hour and a half of silence around the second midnight."""
+    place, held = Home(tmp_path), Identities()
+    place.create("live", {})
+    moments = [DAY + HOUR_MS, DAY + 2 * DAY_MS - HOUR_MS, DAY + 2 * DAY_MS + HOUR_MS // 2, DAY + 2 * DAY_MS + HOUR_MS]
+    trades = [IdentifiedTrade(str(n), 1, 1, at, False) for n, at in enumerate(moments)]
+    held.take(trades[:2])
+    held.interrupted()
+    held.take(trades[2:3])
+    held.take(trades[3:])
+    with IdentityJournal.write(place.venue_journal("bybit")) as journal:
+        journal.keep(Instrument("bybit", "BTCUSDT", "BTC", "USDT", 2, 3, "linear"))
+        journal.append({"BTCUSDT": Seen(trades, stretches=held.stretches())}, 1)
+    return tmp_path
+
+
+def test_days_are_unproven_or_degraded_and_what_was_not_heard_counts(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, answer, _ = said(capsys, monkeypatch, "coverage", "--venue", "bybit", "--home", str(home), "--json")
+    assert status == 0
+    assert [(row["state"], row["missing_ms"]) for row in answer["days"]] == [
+        ("degraded", HOUR_MS),
+        ("degraded", HOUR_MS),
+        ("degraded", HOUR_MS // 2 + 1),
+    ]
+    assert answer["summary"] == {"unproven": 0, "degraded": 3, "missing": 0}
+    _, _, shown = said(capsys, monkeypatch, "coverage", "BTCUSDT", "--venue", "bybit", "--home", str(home))
+    assert "▒▒▒" in shown and "available" not in shown
+
+
+def test_the_stretch_that_may_lack_trades_is_listed(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, answer, _ = said(capsys, monkeypatch, "gaps", "--venue", "bybit", "--home", str(home), "--json")
+    (gap,) = answer["gaps"]
+    assert (status, gap["state"], gap["ms"]) == (0, "missing", 3 * HOUR_MS // 2 + 1)
+    assert gap["until_time"].endswith("T00:30:00.001+00:00")
+    _, _, shown = said(capsys, monkeypatch, "gaps", "BTCUSDT", "--venue", "bybit", "--home", str(home))
+    assert "5400.001" in shown and "unproven" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["coverage", "--venue", "hyperliquid"], "hyperliquid is not collected"),
+        (["gaps", "ETHUSDT", "--venue", "bybit"], "ETHUSDT of bybit"),
+        (["gaps", "BTCUSDT", "--venue", "bybit", "--explain", "1-2", "--note", "why"], "prove nothing"),
+    ],
+)
+def test_what_is_not_there_is_said(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], named: str
+) -> None:
+    status, answer, _ = said(capsys, monkeypatch, *words, "--home", str(home), "--json")
+    assert status == 1 and named in answer["error"] and answer["hint"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 2 * DAY_MS), st.booleans()), min_size=1, max_size=8), st.integers(0, DAY_MS))
+def test_each_millisecond_of_a_day_is_unproven_or_missing(parts: list[tuple[int, bool]], begins: int) -> None:
+    found, at = list[Stretch](), DAY + begins
+    for length, missing in parts:
+        found.append(Stretch(at, at + length, "missing" if missing else "unproven"))
+        at += length
+    rows = days(found)
+    assert sum(row["unproven_ms"] for row in rows) == sum(length for length, missing in parts if not missing)
+    assert sum(row["unproven_ms"] + row["missing_ms"] for row in rows) == at - found[0].from_ms // DAY_MS * DAY_MS
+    assert {row["state"] for row in rows} <= {"unproven", "degraded", "missing"}
+    assert all((row["missing_ms"] == 0) == (row["state"] == "unproven") for row in rows)
