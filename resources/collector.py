@@ -37,7 +37,7 @@ from resources.writer_lock import JournalHeld
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS
-from trading.stream.collector import LIFETIME_S, TICK_S, CollectorCore, Connect, Disconnect, Quarantine
+from trading.stream.collector import LIFETIME_S, TICK_S, CollectorCore, Compile, Connect, Disconnect, Quarantine
 from trading.stream.contiguity import IdRange, Ledger
 from trading.stream.repair import FOREVER_MS, Fetch
 
@@ -228,6 +228,8 @@ class Collector:
                     self._close(number)
                 case Fetch():
                     self._begin(self._fetch(command))
+                case Compile():
+                    self._begin(asyncio.to_thread(self._core.scanner.compile))
                 case Quarantine(time_ms, reason, frame):
                     _log.warning("frame kept aside: %s", reason)
                     self._journal.quarantine(time_ms, reason, frame)
@@ -261,20 +263,34 @@ class Collector:
     # -- network -----------------------------------------------------------------------------------------------------
 
     async def _connection(self, number: int) -> None:
-        """Hand on the frames of one connection until it ends."""
+        """Hand on the frames of one connection until it ends, all that are there at once."""
+        frames = list[bytes]()
         try:
             async with connect(self._url, max_queue=1024, create_connection=self._socket, **SOCKET) as socket:
                 _log.info("connection %d is open", number)
                 self._core.connected(number, time.monotonic())
                 self._awake.set()
                 while True:
-                    frame = await socket.recv(decode=False)  # one that is not UTF-8 must not end the connection
-                    self._heard_s = time.monotonic()
-                    self._core.received(number, frame, self._heard_s)
+                    frames.append(await socket.recv(decode=False))  # one that is not UTF-8 must not end the connection
+                    if len(frames) == 1:
+                        # The loop comes to it when no further frame is there.
+                        asyncio.get_running_loop().call_soon(self._hand_on, number, frames)
         except (OSError, WebSocketException, TimeoutError) as error:
             _log.warning("connection %d is lost: %s: %s", number, type(error).__name__, error)
+        self._hand_on(number, frames)
         self._connections.pop(number, None)
         self._core.disconnected(number, time.monotonic())
+
+    def _hand_on(self, number: int, frames: list[bytes]) -> None:
+        if not frames:
+            return
+        self._heard_s = time.monotonic()
+        try:
+            self._core.received(number, frames, self._heard_s)
+        except Exception as error:  # the loop would only log it; the next turn raises it
+            self._failure = error
+            self._awake.set()
+        frames.clear()
 
     async def _fetch(self, fetch: Fetch) -> None:
         """Ask for one page of trades."""

@@ -80,13 +80,13 @@ class Fed:
     def go_on(self) -> None:
         """Let the healthy stream bring its next trade, which must be taken."""
         self.healthy += 1
-        self.core.received(1, frame(self.healthy, HEALTHY), self.now_s)
+        self.core.received(1, [frame(self.healthy, HEALTHY)], self.now_s)
         assert self.core.streams[HEALTHY].ledger.holds(self.healthy)
 
     def feed(self, *frames: bytes) -> "Fed":
         """Feed frames, each between two healthy trades."""
         for one in frames:
-            self.core.received(1, one, self.now_s)
+            self.core.received(1, [one], self.now_s)
             self.carry_out()
             self.go_on()
         self.wait(2.5)
@@ -170,7 +170,7 @@ def test_a_trade_that_comes_twice_is_taken_once_and_another_one_under_its_id_is_
 
 def test_a_jump_of_ids_is_asked_for_within_a_second_row_23() -> None:
     fed = Fed().feed(frame(1))
-    fed.core.received(1, frame(1002), fed.now_s)
+    fed.core.received(1, [frame(1002)], fed.now_s)
     fed.wait(1.0)
     holes = [fetch for fetch in fed.asked if fetch.hole]
     assert holes[0] == Fetch(BAD, 2, 0, 1000, hole=True)

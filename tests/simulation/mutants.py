@@ -105,8 +105,8 @@ MUTANTS = (
     (
         "drops what comes while the store is behind",
         COLLECTOR,
-        "            self._overflow()\n            return\n",
-        "            return\n",
+        "                self._overflow()\n",
+        "                pass\n",
     ),
     (
         "an announced end is not prepared for",

@@ -15,7 +15,7 @@ import msgspec
 
 from trading.market.instrument import Instrument
 from trading.market.trade import AggTrade
-from trading.stream.collector import CollectorCore, Connect, Disconnect, Quarantine
+from trading.stream.collector import CollectorCore, Compile, Connect, Disconnect, Quarantine
 from trading.stream.contiguity import IdRange
 from trading.stream.repair import FOREVER_MS, Fetch
 
@@ -53,6 +53,8 @@ class Wire:
     missed: dict[str, float] = field(default_factory=dict)
     """When it first failed to deliver a trade, by symbol."""
     last_s: float = 0.0
+    there: list[tuple[bytes, str, int]] = field(default_factory=list)
+    """Frames that have come and are handed on as soon as the collector has time: frame, symbol, id."""
 
 
 class World:
@@ -183,11 +185,19 @@ class World:
     def _arrive(self, key: tuple[int, int], wire: Wire, frame: bytes, symbol: str, number: int) -> None:
         if key[0] == self.life and self.core is not None and not wire.dead and wire.open:
             self.counts["frames"] += 1
+            wire.there.append((frame, symbol, number))
+            if len(wire.there) == 1:
+                self.after(self.random.choice([0.0, 0.0, 0.02, 0.5]), lambda: self._hand_on(key, wire))
+
+    def _hand_on(self, key: tuple[int, int], wire: Wire) -> None:
+        there, wire.there = wire.there, []
+        if there and key[0] == self.life and self.core is not None:
             full = self.core.pending >= MOST_PENDING
-            self.core.received(key[1], frame, self.now_s)
+            self.core.received(key[1], [frame for frame, _, _ in there], self.now_s)
             if full and not any(isinstance(c, Disconnect) for c in self.core.waiting) and key in self.wires:
-                raise Broken(f"{symbol} {number} is dropped, and its connection is kept")
-            self.delivered[symbol].add(number)
+                raise Broken(f"{there[0][1:]} is dropped, and its connection is kept")
+            for _, symbol, number in there:
+                self.delivered[symbol].add(number)
 
     def _answer(self, life: int, fetch: Fetch, asked_ms: int, refused: bool) -> None:
         if life != self.life or self.core is None:
@@ -228,7 +238,9 @@ class World:
             dict.fromkeys(INSTRUMENTS, (START_MS, FOREVER_MS)),
             self.random.uniform,
             MOST_PENDING,
+            scan_from=1,
         )
+        self.core.scanner.compile()
         self._tick(self.life)
         self._flush(self.life)
 
@@ -275,7 +287,7 @@ class World:
                     self.wires.pop((life, number), None)
                 case Fetch():
                     self._fetch(life, command)
-                case Quarantine():
+                case Quarantine() | Compile():
                     pass
 
     def _connect(self, life: int, number: int) -> None:
@@ -320,7 +332,8 @@ class World:
 
     def _end(self, ending: list[tuple[int, int]]) -> None:
         for key in ending:
-            if self.wires.pop(key, None) is not None and self.core is not None:
+            if (wire := self.wires.pop(key, None)) is not None and self.core is not None:
+                self._hand_on(key, wire)
                 self.core.disconnected(key[1], self.now_s)
 
     def _half_open(self) -> None:
@@ -444,4 +457,6 @@ def _frame(symbol: str, trade: AggTrade) -> bytes:
         "m": trade.buyer_is_maker,
         "M": True,
     }
-    return json.dumps({"stream": f"{symbol.lower()}@aggTrade", "data": event}, ensure_ascii=False).encode()
+    return json.dumps(
+        {"stream": f"{symbol.lower()}@aggTrade", "data": event}, ensure_ascii=False, separators=(",", ":")
+    ).encode()

@@ -74,6 +74,11 @@ def decode(frame: str | bytes, instruments: Mapping[str, Instrument], newest_ms:
     return event.s, _trade(event, instruments[event.s], newest_ms)
 
 
+def far_ahead(time_ms: int, newest_ms: int) -> bool:
+    """Return whether a trade lies so far ahead of the newest exchange time seen (zero: none yet) that it is refused."""
+    return newest_ms != 0 and newest_ms + MAX_AHEAD_MS < time_ms
+
+
 def decode_page(body: bytes, instrument: Instrument) -> list[AggTrade]:
     """Return the aggregate trades of a REST answer.
 
@@ -92,7 +97,7 @@ def _trade(event: _Event, instrument: Instrument, newest_ms: int) -> AggTrade:
         raise BadFrame("bad_ids", f"a={event.a} f={event.f} l={event.l}")
     if event.T not in MILLISECONDS:
         raise BadFrame("bad_time", f"T={event.T} is not in milliseconds")
-    if newest_ms and newest_ms + MAX_AHEAD_MS < event.T:
+    if far_ahead(event.T, newest_ms):
         raise BadFrame("future_time", f"T={event.T} after {newest_ms}")
     try:
         price, quantity = instrument.ticks(event.p), instrument.lots(event.q)
