@@ -8,14 +8,17 @@ import ast
 import asyncio
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rocksdict import Options, Rdict
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from resources.binance import BinanceRest, decoded
+from resources.book_feed import BookFeed
 from resources.collector import Collector
 from resources.journal import TradeJournal
 from resources.rest_root import ExchangeAnswer
@@ -268,7 +271,7 @@ def test_a_collector_keeps_its_connection_over_bad_frames_and_replaces_it_after_
     bad = [(row, one) for row, reason, one in REFUSED if reason != "future_time"]
     bad += [(7, bytes(range(256))), (7, frame(10**6, HEALTHY))]
     last = len(bad) + 1
-    connections: list[int] = []
+    connections, sent = list[int](), list[str | bytes]()
 
     def rest(asked: Asked) -> tuple[int, str, dict[str, str]]:
         if asked.path.endswith("time"):
@@ -277,13 +280,16 @@ def test_a_collector_keeps_its_connection_over_bad_frames_and_replaces_it_after_
         return 200, json.dumps([event(number, asked.parameters["symbol"]) for number in range(first, last + 1)]), {}
 
     async def send(socket: ServerConnection) -> None:
-        connections.append(len(connections))
-        if len(connections) == 1:
+        of_books = socket.request is not None and "@depth" in socket.request.path
+        connections.extend([] if of_books else [len(connections)])
+        if not of_books and len(connections) == 1:
             for number, (row, one) in enumerate(bad, 1):
                 await socket.send(frame(number, HEALTHY), text=True)
                 await socket.send([one[:9], one[9:]] if row == 7 else one, text=row != 7)
             await socket.send("x" * 2**21)
-        await socket.wait_closed()
+        with suppress(ConnectionClosed):
+            async for message in socket:
+                sent.append(message)
 
     async def collect(root: str) -> dict[str, Any]:
         client = BinanceRest(root)
@@ -293,6 +299,7 @@ def test_a_collector_keeps_its_connection_over_bad_frames_and_replaces_it_after_
             instruments = {name: INSTRUMENTS[name] for name in wanted}
             with TradeJournal.write(tmp_path / "journal") as journal:
                 collector = Collector(journal, client, ws, instruments, wanted)
+                collector.beside(BookFeed(journal, client, ws, instruments))
                 running = asyncio.create_task(collector.run())
                 while len(connections) < 2 or collector.status()["symbols"][HEALTHY]["last_id"] < last:
                     assert not running.done()
@@ -305,6 +312,7 @@ def test_a_collector_keeps_its_connection_over_bad_frames_and_replaces_it_after_
     with loopback(rest) as server:
         status = asyncio.run(asyncio.wait_for(collect(server.root), 30))
     assert status["reconnects"] == 1
+    assert sent == [], "what is subscribed to stands in the URL"
     assert sum(status["bad_frames"].values()) == len(bad)
     assert status["bad_frames"]["unexpected_binary"] == 2
     with TradeJournal.read(tmp_path / "journal") as journal:

@@ -7,7 +7,7 @@ as they came. A planned change of connections overlaps: the new one delivers
 before the old one is closed, and trades that both bring are taken once.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Final
@@ -26,6 +26,10 @@ from trading.stream.wire import BadFrame, decode, far_ahead
 
 LIFETIME_S: Final = 23 * 3600 + 50 * 60
 """The exchange cuts a connection after 24 hours; ours is replaced before."""
+
+CONNECTS: Final = 150
+CONNECTS_S: Final = 300.0
+"""The exchange allows an address 300 connections in this time; half are left to books and other processes."""
 
 OVERLAP_S: Final = 10.0
 """A replacement that has not delivered anything for this long, while the old one has, is given up."""
@@ -140,6 +144,7 @@ class CollectorCore:
         """What `commands` will return."""
         self._connections: dict[int, _Connection] = {}
         self._opened = 0
+        self._opened_s = deque[float](maxlen=CONNECTS)
         self._backoff = Backoff(uniform)
         self._connect_at_s: float | None = 0.0
         self._replace_at_s = 0.0
@@ -239,7 +244,7 @@ class CollectorCore:
     def tick(self, now_s: float) -> None:
         """Do what is due."""
         if self._connect_at_s is not None and now_s >= self._connect_at_s and self._pending < self._most_pending:
-            self._connect()
+            self._connect(now_s)
         self._change_over(now_s)
         if self._marks is not None and self._marks.stalled(now_s, now_s - self._open_for_s(now_s)):
             self.statistics["mark_stalls"] += 1
@@ -279,9 +284,12 @@ class CollectorCore:
 
     # -- connections -------------------------------------------------------------------------------------------------
 
-    def _connect(self) -> None:
+    def _connect(self, now_s: float) -> None:
+        if len(self._opened_s) == CONNECTS and now_s - self._opened_s[0] < CONNECTS_S:
+            return
         self._connect_at_s = None
         self._opened += 1
+        self._opened_s.append(now_s)
         self._connections[self._opened] = _Connection(self._opened)
         self.waiting.append(Connect(self._opened))
 
@@ -289,8 +297,9 @@ class CollectorCore:
         """Open another connection beside the one there is, unless one is on its way already."""
         idle = self._connect_at_s is None and now_s >= self._replace_at_s
         if len(self._connections) == 1 and idle and not self._stopped:
-            self.statistics["replacements"] += 1
-            self._connect()
+            opened = self._opened
+            self._connect(now_s)
+            self.statistics["replacements"] += self._opened - opened
 
     def _change_over(self, now_s: float) -> None:
         """Replace an old connection, and close whichever of two is not needed."""
