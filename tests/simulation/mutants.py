@@ -88,6 +88,7 @@ MUTANTS = (
         "self.ledger.begin(trades[0].agg_trade_id, self._since_ms)",
         "self.ledger.begin(self.ledger.ranges[-1].first_id, self._since_ms)",
     ),
+    ("believes the first beginning", REPAIR, "if trades[0].agg_trade_id == self._first_id:", "if True:"),
     (
         "stores the ledger of the moment and not its trades",
         COLLECTOR,

@@ -26,7 +26,7 @@ def test_a_market_without_a_trade_lacks_none_at_the_moment_at_which_the_exchange
 def test_nothing_is_proven_beyond_what_was_wanted() -> None:
     stream = SymbolStream("BTCUSDT", (), 1_000, 5_000)
     now_s = 0.0
-    for page in [[AggTrade(7, 1, 1, 7, 7, 4_000, False)]] * 3:
+    for page in [[AggTrade(7, 1, 1, 7, 7, 4_000, False)]] * 4:
         fetch = stream.next_fetch(now_s)
         assert fetch is not None
         assert not stream.complete
@@ -40,11 +40,26 @@ def trades(first: int, last: int) -> list[AggTrade]:
     return [AggTrade(number, 1, 1, number, number, 1_000 + number, False) for number in range(first, last + 1)]
 
 
+def begin(stream: SymbolStream, known: list[AggTrade]) -> None:
+    """Let a stream begin with the first trades that are known."""
+    for _ in range(2):
+        fetch = stream.next_fetch(0.0)
+        assert fetch is not None and fetch.from_id is None
+        stream.fetched(fetch, 9_000, known[: fetch.limit], 0.0)
+
+
+def test_a_beginning_is_believed_when_two_answers_in_turn_give_it() -> None:
+    stream = SymbolStream("BTCUSDT", (), 1_000)
+    for page, proven in (((2, 9), False), ((0, 0), False), ((1, 1), False), ((0, 0), False), ((0, 0), True)):
+        fetch = stream.next_fetch(0.0)
+        assert fetch is not None and fetch.from_id is None
+        stream.fetched(fetch, 9_000, trades(*page), 0.0)
+        assert (stream.ledger.ranges[0].proven_from_ms == 1_000) == proven
+
+
 def test_a_stream_that_goes_on_behind_a_page_of_a_busy_market_is_not_asked_after_again() -> None:
     stream = SymbolStream("BTCUSDT", (), 1_000)
-    first = stream.next_fetch(0.0)
-    assert first is not None
-    stream.fetched(first, 9_000, trades(0, PAGE - 1), 0.0)
+    begin(stream, trades(0, PAGE - 1))
     behind = stream.next_fetch(0.1)
     assert behind is not None and behind.from_id == PAGE - 1
     stream.take(trades(PAGE, PAGE + 10))
@@ -58,9 +73,7 @@ def test_a_stream_that_goes_on_behind_a_page_of_a_busy_market_is_not_asked_after
 
 def test_a_page_that_ends_early_is_not_the_end() -> None:
     stream = SymbolStream("BTCUSDT", (), 1_000)
-    first = stream.next_fetch(0.0)
-    assert first is not None
-    stream.fetched(first, 9_000, trades(0, 4), 0.0)
+    begin(stream, trades(0, 4))
     behind = stream.next_fetch(0.1)
     assert behind is not None
     stream.fetched(behind, 9_100, trades(4, 9), 0.2)
@@ -141,9 +154,7 @@ def test_each_hole_of_a_page_says_how_long_it_was_open() -> None:
 def ended(known: list[AggTrade]) -> SymbolStream:
     """Return a stream that holds trades 0 … 4, asked for a minute what follows of an exchange that knows some trades."""
     stream = SymbolStream("BTCUSDT", (), 1_000)
-    first = stream.next_fetch(0.0)
-    assert first is not None
-    stream.fetched(first, 9_000, trades(0, 4), 0.0)
+    begin(stream, trades(0, 4))
     for quarter in range(1, 240):
         fetch = stream.next_fetch(quarter / 4)
         if fetch is not None and fetch.from_id is not None:

@@ -102,6 +102,7 @@ class SymbolStream:
         self._since_ms, self._until_ms = since_ms, until_ms
         # A process that ended before its first page came holds trades, and nothing is proven of the time before them.
         self._begun = bool(self.ledger.ranges) and self.ledger.ranges[0].proven_from_ms <= since_ms
+        self._first_id: int | None = None
         self._none_until_ms = 0
         self._asked: Fetch | None = None
         self._not_before_s, self._pause_s = 0.0, FIRST_PAUSE_S
@@ -191,7 +192,7 @@ class SymbolStream:
 
     def _wanted(self, now_s: float) -> Fetch | None:
         if not self._begun:
-            return Fetch(self.symbol, None, self._since_ms)
+            return Fetch(self.symbol, None, self._since_ms, PAGE if self._first_id is None else 1)
         due = [hole for hole in self.ledger.open_holes() if now_s - self._seen_s[hole[1]] >= GRACE_S]
         if due:
             # A page costs the same whatever its length, so that one fetches all the holes that it reaches.
@@ -236,9 +237,12 @@ class SymbolStream:
         if not trades:
             self._none_until_ms, self._not_before_s = asked_ms, now_s + SETTLE_S
             return
-        self._begun = True
         self._take_page(trades)
-        self.ledger.begin(trades[0].agg_trade_id, self._since_ms)
+        if trades[0].agg_trade_id == self._first_id:
+            self._begun = True
+            self.ledger.begin(trades[0].agg_trade_id, self._since_ms)
+        # A server that is not up to date leaves trades out: two answers in turn must begin with the same one.
+        self._first_id = trades[0].agg_trade_id
 
     def _fill(self, first: int, last: int, trades: Sequence[AggTrade], now_s: float) -> None:
         self._take_page([t for t in trades if first <= t.agg_trade_id <= last], now_s)
