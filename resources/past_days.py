@@ -23,6 +23,7 @@ from resources.timescale.archive_versions import ArchiveVersion, archive_version
 from resources.timescale.store import MarketStore, Written
 from resources.timescale.tables import TRADE
 from trading.market.instrument import Instrument
+from trading.market.oddities import odd_trades
 from trading.market.timeframe import DAY_MS
 from trading.market.trade import AggTrade, trades_frame
 from trading.stream.contiguity import IdRange, in_spans, spans_of
@@ -43,11 +44,19 @@ class ArchivedDay(NamedTuple):
 
 
 class StoredTrades(NamedTuple):
-    """What was stored of a window: trades in the journal, what the archive brought by day, and all rows written."""
+    """What was stored of a window.
+
+    Attributes:
+        collected: How many trades the journal holds.
+        archived: What the archive brought, by day.
+        written: All rows written.
+        odd: Ids of collected trades that are odd, by what is (`trading.market.oddities`).
+    """
 
     collected: int
     archived: list[ArchivedDay]
     written: Written
+    odd: dict[str, list[int]]
 
 
 def store_trades(stores: Stores, journal: TradeJournal, symbol: str, lo_ms: int, hi_ms: int) -> StoredTrades:
@@ -67,7 +76,8 @@ def store_trades(stores: Stores, journal: TradeJournal, symbol: str, lo_ms: int,
         with suppress(NotPublished):
             archived.append(take_from_archive(market, stores.archive, instrument, day_ms, collected))
     take_over_coverage(journal, market, symbol, lo_ms, hi_ms, partial(stores.exchange.trade, instrument))
-    return StoredTrades(len(collected), archived, sum((day.written for day in archived), written))
+    written = sum((day.written for day in archived), written)
+    return StoredTrades(len(collected), archived, written, odd_trades(collected))
 
 
 def unproven_days(claimed: list[IdRange], lo_ms: int, hi_ms: int) -> list[int]:

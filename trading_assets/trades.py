@@ -86,6 +86,9 @@ def agg_trades(context: dg.AssetExecutionContext, market: MarketDatabase, journa
         if day.is_new:
             context.log_event(_data_version(context, window.symbol, day))
     metadata = {"trades": stored.collected, "archive_days": len(stored.archived)}
+    for name, ids in stored.odd.items():
+        metadata[f"odd_{name}"] = len(ids)
+        context.log.warning("%s: %d odd trades are kept: %s, from id %d on", window.symbol, len(ids), name, ids[0])
     metadata["unlike_archive"] = sum(count_of(day.version.kept) for day in stored.archived)
     record_days(context, market.store, TRADE, window, stored.written, **metadata)
 

@@ -24,8 +24,11 @@ from resources.journal import TradeJournal
 from resources.rest_root import ExchangeAnswer
 from resources.rocksdb import JournalDamaged, JournalFormat
 from tests.loopback import Asked, loopback
+from trading.market.candle import candles_from_trades
 from trading.market.instrument import Instrument
-from trading.market.trade import AggTrade
+from trading.market.oddities import odd_trades
+from trading.market.timeframe import Timeframe
+from trading.market.trade import AggTrade, trades_frame
 from trading.stream.collector import QUARANTINED, TICK_S, CollectorCore, Connect, Quarantine
 from trading.stream.repair import FOREVER_MS, Fetch
 from trading.stream.wire import BadFrame, decode_page
@@ -159,6 +162,28 @@ def test_what_is_odd_and_not_wrong_is_taken(row: int, odd: bytes) -> None:
     fed = Fed().feed(frame(1), odd)
     assert fed.core.streams[BAD].ledger.holds(2)
     assert not fed.core.bad_frames
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "odd"),
+    [
+        (14, {"q": "0.00000"}, {"empty": [2]}),
+        (16, {"p": "30000.00"}, {"far": [2, 3]}),
+        (16, {"p": "90000.18"}, {"far": [2]}),
+        (17, {"T": NOW_MS + 200_000}, {"out_of_order": [2, 3]}),
+        (19, {"T": NOW_MS - 3_600_000}, {"out_of_order": [1, 2]}),
+    ],
+)
+def test_what_is_odd_is_named_by_its_id_and_only_a_trade_without_quantity_makes_no_candle(
+    row: int, changes: dict[str, Any], odd: dict[str, list[int]]
+) -> None:
+    fed = Fed().feed(frame(1), frame(2, **changes), frame(3))
+    kept = trades_frame(sorted(fed.core.take_pending().trades[BAD], key=lambda trade: trade.agg_trade_id))
+    assert kept["agg_trade_id"].to_list() == [0, 1, 2, 3]
+    assert odd_trades(kept) == odd
+    assert odd_trades(kept.filter(kept["agg_trade_id"] != 2)) == {}
+    bars = candles_from_trades(kept, INSTRUMENTS[BAD], Timeframe.M1, ())
+    assert bars["trade_count"].sum() == (3 if row == 14 else 4)
 
 
 def test_a_trade_that_comes_twice_is_taken_once_and_another_one_under_its_id_is_kept_aside_rows_21_and_22() -> None:

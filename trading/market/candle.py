@@ -65,6 +65,8 @@ def candles_from_trades(
     Returns:
         `CANDLE_SCHEMA`, ordered by open time; buckets without a trade have no row.
     """
+    if np.any(trades["quantity"].to_numpy() == 0):  # kept as it came, and yet nothing changed hands at its price
+        trades = trades.filter(pl.col("quantity") != 0)
     if trades.is_empty():
         return empty_candles()
     bars = _sums(trades, timeframe)
