@@ -6,12 +6,12 @@ unpickles what it reads. What keys and values mean is not known here (`resources
 """
 
 import hashlib
-import os
+import logging
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -28,19 +28,21 @@ from rocksdict import (
     Rdict,
     ReadOptions,
     WriteBatch,
-    WriteOptions,
 )
 
+from resources import checkpoints
+from resources.manifest import damage_in
 from resources.writer_lock import JournalHeld, WriterLock
 from trading.errors import TradingError
 
-CHECKPOINTS_KEPT: Final = 2
-CONTROL_TIMEOUT_S: Final = 10
 LONGEST_SOCKET_PATH: Final = 100
 PATIENCE_S: Final = 5.0
 """How long a collector waits for a reader that is making a checkpoint in its place, and a reader for a starting one."""
 
 SYNC_S: Final = 1.0
+MANIFEST_BYTES: Final = 256 * 2**10
+"""At which size RocksDB begins another one, so that looking through it before an opening takes no time."""
+
 RESERVED_SHARE: Final = 0.05
 RESERVED_BYTES: Final = 256 * 2**20
 """What is left free, the larger of the two: on a full disk RocksDB cannot even be opened again."""
@@ -51,6 +53,8 @@ WRITE_BUFFER_BYTES: Final = 32 * 2**20
 Durability = Literal["second", "fsync"]
 Families = Mapping[str, Options]
 Answer = TypeVar("Answer")
+
+_log = logging.getLogger(__name__)
 
 
 class JournalFull(TradingError):
@@ -121,15 +125,15 @@ class Database:
         lock: WriterLock | None = None,
         durability: Durability = "second",
         clock: Callable[[], float] = time.monotonic,
+        stale_s: float | None = None,
     ) -> None:
-        self.directory = directory
+        self.directory, self.stale_s = directory, stale_s
         self._lock, self._durability, self._clock = lock, durability, clock
         self._failure: JournalFailed | None = None
         self._room_seen = self._synced = -float("inf")
         self._room = True
-        self._plain, self._synchronous = WriteOptions(), WriteOptions()
-        self._synchronous.sync = True
-        self._db = self._asked("opened", lambda: Rdict(str(folder), _options(), dict(families), access))
+        self._syncer, self._syncing = ThreadPoolExecutor(1, "journal-sync"), _nothing()
+        self._db = _opened(directory, folder, families, access)
         self._families = {name: self._db.get_column_family(name) for name in families}
         self._handles = {name: self._db.get_column_family_handle(name) for name in families}
 
@@ -154,20 +158,22 @@ class Database:
             families: Options by name of column family.
             patience_s: How long to wait for another process; a reader holds a dead writer's directory for moments.
             durability: Every write is in the operating system's hands when it returns and so survives the death of
-                the process. `second`: a write syncs when the last sync is a second old, so the loss of power takes
-                what was written since then. `fsync`: each write syncs, and the loss of power takes nothing.
+                the process. `second`: each second a sync begins beside the writes, and they wait for one that has
+                not ended by then, so the loss of power takes at most what was written in the last two seconds.
+                `fsync`: each write syncs, and the loss of power takes nothing.
             clock: Monotonic seconds.
 
         Raises:
             JournalHeld: Another process has it open.
             JournalFormat: It holds something else.
+            JournalDamaged: Its files are not what was written.
             JournalFailed: RocksDB cannot open it.
         """
         directory.mkdir(parents=True, exist_ok=True)
         with WriterLock.held(directory / "writer.lock", patience_s) as lock:
             _require_format(directory, name)
             if not (directory / "FORMAT").exists():
-                _publish(directory / "FORMAT", name)
+                checkpoints.publish(directory / "FORMAT", name)
             opened = cls(directory, directory / "live", families, AccessType.read_write(), lock, durability, clock)
             try:
                 yield opened
@@ -182,21 +188,24 @@ class Database:
     def read(cls, directory: Path, name: str, families: Families) -> Iterator["Database"]:
         """Open the newest checkpoint; a living writer is asked for a new one, a dead one's directory is checkpointed.
 
+        One that lives and does not answer leaves its last checkpoint, whose age is `stale_s` then; else that is None.
+
         Raises:
             JournalFormat: It holds something else.
             JournalHeld: A writer that makes no checkpoints has it, and there is none yet.
+            JournalDamaged: Its files are not what was written.
             JournalFailed: RocksDB cannot open it.
         """
         _require_format(directory, name)
-        checkpoint = _newest_checkpoint(directory, name, families)
+        checkpoint, stale_s = _newest_checkpoint(directory, name, families)
         try:
-            opened = cls(directory, checkpoint, families, AccessType.read_only())
-        except JournalFailed:
-            if checkpoint == _current_checkpoint(directory):
+            opened = cls(directory, checkpoint, families, AccessType.read_only(), stale_s=stale_s)
+        except (JournalDamaged, JournalFailed):
+            if checkpoint == checkpoints.current(directory):
                 raise
             # Other readers asked for two newer ones meanwhile, so this one is gone.
-            checkpoint = _newest_checkpoint(directory, name, families)
-            opened = cls(directory, checkpoint, families, AccessType.read_only())
+            checkpoint, stale_s = _newest_checkpoint(directory, name, families)
+            opened = cls(directory, checkpoint, families, AccessType.read_only(), stale_s=stale_s)
         try:
             yield opened
         finally:
@@ -209,6 +218,7 @@ class Database:
             JournalFailed: Closing failed; after an earlier failure that is no news.
         """
         failed = self._failure
+        self._syncer.shutdown()
         self._handles.clear()
         for opened in (*self._families.values(), self._db):
             with suppress(JournalFailed):
@@ -243,32 +253,32 @@ class Database:
             JournalFailed: RocksDB refused, now or before; what it says is not stored, and neither is anything later.
         """
         self._require_writer()
-        now = self._clock()
-        sync = self._durability == "fsync" or now - self._synced >= SYNC_S
-        options = self._synchronous if sync else self._plain
-        self._asked("written", lambda: self._db.write(changes.batch, options))
-        if sync:
-            self._synced = now
+        self._asked("written", lambda: self._db.write(changes.batch))
+        if self._durability == "fsync":
+            self.sync()
+        elif self._clock() - self._synced >= SYNC_S:
+            self._syncing.result()
+            self._synced = self._clock()
+            # On a thread, as a write takes microseconds and a sync many milliseconds, and RocksDB lets both go on.
+            self._syncing = self._syncer.submit(self._sync)
 
     def sync(self) -> None:
-        """Sync what was written."""
+        """Sync what was written; raises `JournalFailed`."""
+        self._syncing.result()
         if self._failure is None:
-            self._asked("synced", lambda: self._db.flush_wal(True))
-            self._synced = self._clock()
+            self._sync()
+
+    def _sync(self) -> None:
+        self._asked("synced", lambda: self._db.flush_wal(True))
 
     def checkpoint(self) -> Path:
         """Make a checkpoint of all that was written, point `CURRENT` to it, and return its folder."""
         self._require_writer()
         self.sync()
-        folder = self.directory / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        numbers = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
-        made = folder / str(numbers[-1] + 1 if numbers else 1)
-        self._asked("checkpointed", lambda: Checkpoint(self._db).create_checkpoint(str(made)))
-        _publish(folder / "CURRENT", made.name)
-        for number in numbers[: len(numbers) + 1 - CHECKPOINTS_KEPT]:
-            shutil.rmtree(folder / str(number), ignore_errors=True)
-        return made
+        return checkpoints.replace(
+            self.directory,
+            lambda made: self._asked("checkpointed", lambda: Checkpoint(self._db).create_checkpoint(str(made))),
+        )
 
     def compact(self) -> None:
         """Rewrite all tables now, as RocksDB does by and by; gives back the space of what was deleted."""
@@ -338,26 +348,42 @@ def scan(
         del entry, move  # a traceback would keep them, and they the open files
 
 
+def _opened(directory: Path, folder: Path, families: Families, access: AccessType) -> Rdict:
+    """Open the files of a folder, which is `live/` or a checkpoint; raises `JournalDamaged` or `JournalFailed`."""
+    damage = None
+    try:
+        damage = damage_in(folder)
+        if damage is None:
+            return Rdict(str(folder), _options(), dict(families), access)
+    except Exception as error:  # rocksdict raises bare exceptions
+        if not str(error).startswith("Corruption"):
+            raise JournalFailed(
+                f"the journal {directory} cannot be opened: {error}", "mend the disk and start the collector again"
+            ) from None
+        damage = str(error)
+    checkpoint = checkpoints.current(directory)
+    if folder.name != "live":
+        hint = f"delete {folder}: the collector makes another"
+    elif checkpoint is None:
+        hint = "move the folder away and start the collector: what the exchange still serves is fetched again"
+    else:
+        hint = (
+            f"put a copy of {checkpoint} in the place of {folder} and start the collector: what came since is repaired"
+        )
+    raise JournalDamaged(f"{folder} cannot be opened: {damage}", hint)
+
+
+def _nothing() -> "Future[None]":
+    done = Future[None]()
+    done.set_result(None)
+    return done
+
+
 def _damaged(directory: Path, error: Exception) -> JournalDamaged:
     return JournalDamaged(
         f"the journal {directory} is damaged: {error}",
         "mend the disk, move the folder away and start the collector: what the exchange still serves is fetched again",
     )
-
-
-def _publish(file: Path, text: str) -> None:
-    """Replace a small file, so that the loss of power leaves the old content or the new one."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    with unfinished.open("w", encoding="utf-8") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    unfinished.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _require_format(directory: Path, name: str) -> None:
@@ -372,31 +398,22 @@ def _require_format(directory: Path, name: str) -> None:
             )
 
 
-def _newest_checkpoint(directory: Path, name: str, families: Families) -> Path:
-    path = control_socket(directory)
-    try:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(CONTROL_TIMEOUT_S)
-            client.connect(str(path))
-            client.sendall(b"checkpoint\n")
-            answer = client.recv(4096).decode().split()
-            if answer[:1] == ["ok"]:
-                return directory / "checkpoints" / answer[1]
-    except OSError:
-        pass  # nobody listens: the collector is not running
-    current = _current_checkpoint(directory)
+def _newest_checkpoint(directory: Path, name: str, families: Families) -> tuple[Path, float | None]:
+    """Return the checkpoint to read and, where nobody made a new one, how many seconds old it is."""
+    made = checkpoints.requested(directory, control_socket(directory))
+    if made is not None:
+        return made, None
+    current = checkpoints.current(directory)
     try:
         with Database.write(directory, name, families, 0 if current else PATIENCE_S) as database:
-            return database.checkpoint()
+            return database.checkpoint(), None
     except JournalHeld:
-        if current := _current_checkpoint(directory):
-            return current
-        raise
-
-
-def _current_checkpoint(directory: Path) -> Path | None:
-    current = directory / "checkpoints" / "CURRENT"
-    return current.parent / current.read_text(encoding="utf-8").strip() if current.exists() else None
+        current = checkpoints.current(directory)
+        if current is None:
+            raise
+        age_s = checkpoints.age_s(directory)
+        _log.warning("the collector of %s does not answer; its checkpoint of %.0f s ago is read", directory, age_s)
+        return current, age_s
 
 
 def _options() -> Options:
@@ -407,4 +424,5 @@ def _options() -> Options:
     options.set_atomic_flush(True)  # so that a log cut short leaves all column families at one moment
     options.set_db_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_keep_log_file_num(2)
+    options.set_max_manifest_file_size(MANIFEST_BYTES)
     return options

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -26,8 +27,10 @@ TIME_BOX_S = 900 if SOAK else 8
 START_MS = 1_760_000_400_000
 END_MS = START_MS + 3 * HOUR_MS
 STEP_MS = 120_000
+STATE = ("CURRENT", "MANIFEST")
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 TRADES = {name: synthetic_trades(name, START_MS, END_MS) for name in SYMBOLS}
+GENUINE = {name: {msgspec.structs.astuple(trade) for trade in TRADES[name]} for name in SYMBOLS}
 
 
 class Moment(NamedTuple):
@@ -155,8 +158,9 @@ def test_damage_anywhere_is_an_error_or_an_earlier_moment_and_never_a_wrong_trad
     history: History, memory: Path
 ) -> None:
     seed, began, outcomes = random.Random(23), time.monotonic(), Counter[str]()
-    # The MANIFEST is left out: RocksDB 9.8 can loop for ever on a damaged one, before it has read any trade.
-    files = [f for f in (history.folder / "live").iterdir() if f.suffix in (".log", ".sst") or f.name == "CURRENT"]
+    files = [
+        f for f in (history.folder / "live").iterdir() if f.suffix in (".log", ".sst") or f.name.split("-")[0] in STATE
+    ]
     names = sorted(file.name for file in files if file.stat().st_size)
     for number in range(FLIPS):
         folder = copied(history, memory / "flip")
@@ -164,17 +168,26 @@ def test_damage_anywhere_is_an_error_or_an_earlier_moment_and_never_a_wrong_trad
         content = bytearray(damaged.read_bytes())
         for _ in range(seed.choice((1, 1, 32))):
             content[seed.randrange(len(content))] ^= 1 << seed.randrange(8)
+        if damaged.name.startswith("MANIFEST") and seed.random() < 0.2:
+            del content[seed.randrange(len(content)) :]
         damaged.write_bytes(content)
         try:
             with TradeJournal.write(folder) as journal:
                 now = held(journal)
                 a_moment = any(same(now, moment.held) for moment in history.moments)
-                assert a_moment, damaged
-                assert all(journal.verify(name) == [] for name in SYMBOLS)
-                outcomes["the same" if same(now, history.moments[-1].held) else "an earlier moment"] += 1
+                if a_moment:
+                    assert all(journal.verify(name) == [] for name in SYMBOLS)
+                    outcomes["the same" if same(now, history.moments[-1].held) else "an earlier moment"] += 1
+                else:
+                    # One whose end is missing looks as after a loss of power, so tables are forgotten; `verify` names them.
+                    assert damaged.name.startswith("MANIFEST"), damaged
+                    assert all(
+                        set(frame.rows()) <= GENUINE[name] for name, (frame, _) in zip(SYMBOLS, now, strict=True)
+                    )
+                    outcomes["tables forgotten"] += 1
         except (JournalDamaged, JournalFailed) as error:
             outcomes[type(error).__name__] += 1
         if time.monotonic() - began > TIME_BOX_S:
             break
     print(f"{outcomes.total()} damages: {dict(outcomes)}")
-    assert {"an earlier moment", "JournalFailed"} <= set(outcomes)
+    assert {"an earlier moment", "JournalDamaged"} <= set(outcomes)

@@ -112,7 +112,8 @@ def _showing(quiet: bool) -> Callable[[int], None]:
 
 def _ask(stores: "Stores", command: bytes) -> dict[str, Any] | None:
     """Return what the running collector answers, or None where none runs."""
-    from resources.rocksdb import CONTROL_TIMEOUT_S, control_socket
+    from resources.checkpoints import CONTROL_TIMEOUT_S
+    from resources.rocksdb import control_socket
 
     try:
         with socket.socket(socket.AF_UNIX) as client:
