@@ -266,17 +266,18 @@ class TradeJournal:
 
     def _put_seconds(self, changes: Changes, symbol: str, table: Table) -> int:
         """Merge trades into the batches of their seconds, and return how many of these are new."""
-        seconds_ms = np.unique(table[TIME] // SECOND_MS * SECOND_MS)
-        keys = [key_of("trades", symbol, int(start)) for start in seconds_ms]
+        seconds_ms = np.array(sorted(set((table[TIME] // SECOND_MS * SECOND_MS).tolist())), np.int64)
+        keys = [key_of("trades", symbol, start) for start in seconds_ms.tolist()]
         stored = [(key, value) for key in keys if (value := self._db.get("trades", key)) is not None]
         if stored:
-            table = np.hstack([np.vstack(columns_of(stored)), table])
+            table = np.concatenate((np.array(columns_of(stored), np.int64), table), axis=1)
         seconds = table[TIME] // SECOND_MS
-        order = np.lexsort((table[ID], seconds))
-        table, seconds = table[:, order], seconds[order]
-        first = np.diff(seconds, prepend=-1).astype(bool) | np.diff(table[ID], prepend=-1).astype(bool)
+        table = table[:, np.lexsort((table[ID], seconds))]
+        seconds = table[TIME] // SECOND_MS
+        first = np.ones(len(seconds), bool)
+        first[1:] = (seconds[1:] != seconds[:-1]) | (table[ID, 1:] != table[ID, :-1])
         table, seconds = table[:, first], seconds[first]
-        edges = np.append(np.searchsorted(seconds, seconds_ms // SECOND_MS), table.shape[1])
+        edges = np.append(np.searchsorted(seconds, seconds_ms // SECOND_MS), len(seconds))
         for key, value in zip(keys, encode_columns(_columns(table), edges, seconds_ms), strict=True):
             changes.put("trades", key, value)
         return len(keys) - len(stored)
