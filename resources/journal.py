@@ -50,7 +50,10 @@ from trading.stream.contiguity import IdRange, missing_ids, trimmed
 from trading.stream.events import MarkPrice
 from trading.stream.repair import Fill
 
-FORMAT: Final = "trade journal 2"
+FORMAT: Final = "trade journal 3"
+READ_TOO: Final = ("trade journal 2",)
+"""Formats before, which become the present one when they are opened for writing: their batches are not bound to a key."""
+
 SETTLED_MS: Final = DAY_MS
 """An hour that nobody proves complete is sealed when it is that old; what is missing then rarely comes."""
 
@@ -98,14 +101,14 @@ class TradeJournal:
             JournalFailed: RocksDB cannot open it.
         """
         _compile()
-        with Database.write(directory, FORMAT, _families(), patience_s, durability) as database:
+        with Database.write(directory, FORMAT, _families(), patience_s, durability, older=READ_TOO) as database:
             yield cls(database)
 
     @classmethod
     @contextmanager
     def read(cls, directory: Path) -> Iterator["TradeJournal"]:
         """Open the newest checkpoint; a living collector is asked for a new one, a dead one's journal is checkpointed."""
-        with Database.read(directory, FORMAT, _families()) as database:
+        with Database.read(directory, FORMAT, _families(), READ_TOO) as database:
             yield cls(database)
 
     def checkpoint(self) -> Path:
@@ -205,7 +208,7 @@ class TradeJournal:
         if not hot:
             return 0
         trades = self._frame([(hours, sealed), *hot] if sealed is not None else hot)
-        (value,) = encode(trades, np.array([0, len(trades)]), np.array([hour_ms]))
+        (value,) = encode(trades, np.array([0, len(trades)]), np.array([hour_ms]), [hours])
         changes = self._db.changes()
         changes.delete_range("trades", *batches)
         changes.put("sealed", hours, value)
@@ -278,7 +281,7 @@ class TradeJournal:
         first[1:] = (seconds[1:] != seconds[:-1]) | (table[ID, 1:] != table[ID, :-1])
         table, seconds = table[:, first], seconds[first]
         edges = np.append(np.searchsorted(seconds, seconds_ms // SECOND_MS), len(seconds))
-        for key, value in zip(keys, encode_columns(_columns(table), edges, seconds_ms), strict=True):
+        for key, value in zip(keys, encode_columns(_columns(table), edges, seconds_ms, keys), strict=True):
             changes.put("trades", key, value)
         return len(keys) - len(stored)
 
@@ -362,7 +365,7 @@ class TradeJournal:
     def _frame(self, entries: Sequence[Entry]) -> pl.DataFrame:
         """Return the trades of entries by id; of two with one id, the first."""
         with naming_damage(entries):
-            trades = decode([value for _, value in entries], starts(entries))
+            trades = decode([value for _, value in entries], starts(entries), [key for key, _ in entries])
         if (np.diff(trades["agg_trade_id"].to_numpy()) > 0).all():
             return trades
         return trades.unique("agg_trade_id", keep="first", maintain_order=True).sort("agg_trade_id")
@@ -382,7 +385,7 @@ _TRADES: Final = ("sealed", "trades")
 def _compile() -> None:
     """Have the codec compiled before anything waits for it: the first time after an installation it takes seconds."""
     start, trade = np.array([0]), table_of([AggTrade(0, 0, 0, 0, 0, 0, buyer_is_maker=False)])
-    decode_columns(encode_columns(_columns(trade), np.array([0, 1]), start), start)
+    decode_columns(encode_columns(_columns(trade), np.array([0, 1]), start, [b""]), start, [b""])
 
 
 def _columns(table: Table) -> Columns:

@@ -78,7 +78,7 @@ def table_of(trades: Iterable[AggTrade]) -> Table:
 def columns_of(entries: Sequence[Entry]) -> Columns:
     """Return the trades of batches as columns; raises `JournalDamaged`."""
     with naming_damage(entries):
-        return decode_columns([value for _, value in entries], starts(entries))
+        return decode_columns([value for _, value in entries], starts(entries), [key for key, _ in entries])
 
 
 @contextmanager

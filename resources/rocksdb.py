@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -149,6 +149,7 @@ class Database:
         patience_s: float = 0.0,
         durability: Durability = "second",
         clock: Callable[[], float] = time.monotonic,
+        older: Sequence[str] = (),
     ) -> Iterator["Database"]:
         """Open for writing; the folder is made where it is absent.
 
@@ -162,6 +163,8 @@ class Database:
                 not ended by then, so the loss of power takes at most what was written in the last two seconds.
                 `fsync`: each write syncs, and the loss of power takes nothing.
             clock: Monotonic seconds.
+            older: Names of formats that are understood too; a directory of one becomes one of `name`, and software
+                that does not know this name refuses it from then on.
 
         Raises:
             JournalHeld: Another process has it open.
@@ -171,8 +174,7 @@ class Database:
         """
         directory.mkdir(parents=True, exist_ok=True)
         with WriterLock.held(directory / "writer.lock", patience_s) as lock:
-            _require_format(directory, name)
-            if not (directory / "FORMAT").exists():
+            if _format_of(directory, name, older) != name:
                 checkpoints.publish(directory / "FORMAT", name)
             opened = cls(directory, directory / "live", families, AccessType.read_write(), lock, durability, clock)
             try:
@@ -185,7 +187,7 @@ class Database:
 
     @classmethod
     @contextmanager
-    def read(cls, directory: Path, name: str, families: Families) -> Iterator["Database"]:
+    def read(cls, directory: Path, name: str, families: Families, older: Sequence[str] = ()) -> Iterator["Database"]:
         """Open the newest checkpoint; a living writer is asked for a new one, a dead one's directory is checkpointed.
 
         One that lives and does not answer leaves its last checkpoint, whose age is `stale_s` then; else that is None.
@@ -196,15 +198,15 @@ class Database:
             JournalDamaged: Its files are not what was written.
             JournalFailed: RocksDB cannot open it.
         """
-        _require_format(directory, name)
-        checkpoint, stale_s = _newest_checkpoint(directory, name, families)
+        _format_of(directory, name, older)
+        checkpoint, stale_s = _newest_checkpoint(directory, name, families, older)
         try:
             opened = cls(directory, checkpoint, families, AccessType.read_only(), stale_s=stale_s)
         except (JournalDamaged, JournalFailed):
             if checkpoint == checkpoints.current(directory):
                 raise
             # Other readers asked for two newer ones meanwhile, so this one is gone.
-            checkpoint, stale_s = _newest_checkpoint(directory, name, families)
+            checkpoint, stale_s = _newest_checkpoint(directory, name, families, older)
             opened = cls(directory, checkpoint, families, AccessType.read_only(), stale_s=stale_s)
         try:
             yield opened
@@ -386,26 +388,30 @@ def _damaged(directory: Path, error: Exception) -> JournalDamaged:
     )
 
 
-def _require_format(directory: Path, name: str) -> None:
-    """Refuse a directory of another format; one that was never written has none."""
+def _format_of(directory: Path, name: str, older: Sequence[str]) -> str | None:
+    """Return the format of a directory, None where nothing was written yet; refuse one that is not among those named."""
     stamp = directory / "FORMAT"
-    if stamp.exists() or (directory / "live").exists():
-        found = stamp.read_text(encoding="utf-8", errors="replace").strip() if stamp.exists() else "unknown"
-        if found != name:
-            raise JournalFormat(
-                f"{directory} holds format {found[:40]!r} and not {name!r}",
-                "move it away and start the collector, which fetches its trades again",
-            )
+    if not stamp.exists() and not (directory / "live").exists():
+        return None
+    found = stamp.read_text(encoding="utf-8", errors="replace").strip() if stamp.exists() else "unknown"
+    if found not in (name, *older):
+        raise JournalFormat(
+            f"{directory} holds format {found[:40]!r} and not {name!r}",
+            "move it away and start the collector, which fetches its trades again",
+        )
+    return found
 
 
-def _newest_checkpoint(directory: Path, name: str, families: Families) -> tuple[Path, float | None]:
+def _newest_checkpoint(
+    directory: Path, name: str, families: Families, older: Sequence[str]
+) -> tuple[Path, float | None]:
     """Return the checkpoint to read and, where nobody made a new one, how many seconds old it is."""
     made = checkpoints.requested(directory, control_socket(directory))
     if made is not None:
         return made, None
     current = checkpoints.current(directory)
     try:
-        with Database.write(directory, name, families, 0 if current else PATIENCE_S) as database:
+        with Database.write(directory, name, families, 0 if current else PATIENCE_S, older=older) as database:
             return database.checkpoint(), None
     except JournalHeld:
         current = checkpoints.current(directory)

@@ -114,10 +114,10 @@ def test_damaged_batches_are_refused() -> None:
     batches: list[bytes] = []
     for number in range(10):
         trades = market.trades(BAD, SECOND_MS + 1000 * number, SECOND_MS + 1000 * (number + 1))
-        batches += encode(trades, np.array([0, len(trades)]), np.array([SECOND_MS]))
+        batches += encode(trades, np.array([0, len(trades)]), np.array([SECOND_MS]), [b"key"])
 
     def read(content: bytes) -> None:
-        decode_columns([content], np.array([SECOND_MS]))
+        decode_columns([content], np.array([SECOND_MS]), [b"key"])
         assert content in batches, "an edit may put back what was there, and nothing else passes the checksum"
 
     counts = fuzzed(batches, read, BatchDamaged, seed=5)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from rocksdict import Options, Rdict
 
 from resources.journal import FORMAT, TradeJournal, _families
+from resources.journal_entries import key_of
 from resources.rocksdb import Database, JournalDamaged
 from resources.writer_lock import JournalHeld
+from tests.trading.test_stream_batch import WRITTEN_BEFORE
 from trading.market.timeframe import HOUR_MS
 from trading.market.trade import TRADE_SCHEMA, AggTrade, trades_frame
 from trading.stream.contiguity import IdRange, Ledger
@@ -178,3 +180,55 @@ def test_a_ledger_survives_the_way_through_the_journal(folder: Path) -> None:
     with TradeJournal.write(folder) as journal:
         journal.append({}, {"BTCUSDT": ledger.ranges})
         assert Ledger(journal.ledger("BTCUSDT")).holes() == ledger.holes() == [(7, 8)]
+
+
+def put(folder: Path, family: str, key: bytes, value: bytes) -> None:
+    """Write a value past the journal."""
+    db = Rdict(str(folder / "live"), Options(raw_mode=True))
+    opened = db.get_column_family(family)
+    opened[key] = value
+    opened.close()
+    db.close()
+
+
+def value_of(folder: Path, family: str, key: bytes) -> bytes:
+    db = Rdict(str(folder / "live"), Options(raw_mode=True))
+    opened = db.get_column_family(family)
+    value = opened[key]
+    opened.close()
+    db.close()
+    return value
+
+
+@pytest.mark.parametrize("family", ["trades", "sealed"])
+def test_a_batch_copied_under_another_symbols_key_is_damage(folder: Path, family: str) -> None:
+    hour_ms = START_MS // HOUR_MS * HOUR_MS
+    with TradeJournal.write(folder) as journal:
+        journal.append({"BTCUSDT": trades_of([0, 1])}, {})
+        if family == "sealed":
+            journal.seal("BTCUSDT", hour_ms)
+    moment = hour_ms if family == "sealed" else START_MS
+    put(folder, family, key_of(family, "ETHUSDT", moment), value_of(folder, family, key_of(family, "BTCUSDT", moment)))
+    with TradeJournal.write(folder) as journal:
+        assert journal.trades("BTCUSDT", 0, FOREVER).equals(trades_frame(trades_of([0, 1])))
+        with pytest.raises(JournalDamaged, match=f"{family}:ETHUSDT"):
+            journal.trades("ETHUSDT", 0, FOREVER)
+
+
+def test_a_journal_of_the_format_before_is_read_and_goes_on_in_the_present_one(folder: Path) -> None:
+    with TradeJournal.write(folder) as journal:
+        journal.append({}, {"BTCUSDT": claim(2)})
+    put(folder, "trades", key_of("trades", "BTCUSDT", START_MS), WRITTEN_BEFORE)
+    (folder / "FORMAT").write_text("trade journal 2")
+    with TradeJournal.read(folder) as journal:
+        assert journal.trades("BTCUSDT", 0, FOREVER).equals(trades_frame(trades_of([0, 1, 2])))
+        assert journal.verify("BTCUSDT") == []
+    with TradeJournal.write(folder) as journal:
+        journal.append({"BTCUSDT": trades_of([3, 4])}, {"BTCUSDT": claim(4)})
+        assert (folder / "FORMAT").read_text() == FORMAT, (
+            "who knows only the format before must not take ours for damage"
+        )
+        journal.seal("BTCUSDT", START_MS // HOUR_MS * HOUR_MS)
+    with TradeJournal.read(folder) as journal:
+        assert journal.trades("BTCUSDT", 0, FOREVER).equals(trades_frame(trades_of([0, 1, 2, 3, 4])))
+        assert journal.verify("BTCUSDT") == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resources.journal import TradeJournal
+from resources.journal import FORMAT, TradeJournal
 from resources.manifest import damage_in
 from resources.rocksdb import JournalDamaged
 from tests.resources.test_rocksdb import BTC, stored
@@ -97,7 +97,7 @@ def test_a_directory_that_lost_its_current_is_not_taken_for_a_new_one(copy: Path
 
 def test_one_whose_first_writer_was_killed_before_it_named_a_manifest_opens(tmp_path: Path) -> None:
     (tmp_path / "live").mkdir()
-    (tmp_path / "FORMAT").write_text("trade journal 2")
+    (tmp_path / "FORMAT").write_text(FORMAT)
     (tmp_path / "live" / "MANIFEST-000001").write_bytes(b"")
     with TradeJournal.write(tmp_path) as journal:
         journal.append({"BTCUSDT": BTC}, {})

@@ -106,7 +106,7 @@ def test_each_writer_has_a_higher_epoch_than_the_one_before(tmp_path: Path) -> N
 # -- format --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stamp", ["trade journal 1", "trade journal 3", "", None])
+@pytest.mark.parametrize("stamp", ["trade journal 1", "trade journal 4", "", None])
 def test_a_journal_of_another_format_is_refused_by_name_and_not_touched(folder: Path, stamp: str | None) -> None:
     with TradeJournal.write(folder) as journal:
         journal.checkpoint()

@@ -4,10 +4,11 @@ The bytes are one MessagePack extension value, so that any reader can step over 
 columns of variable-length integers: milliseconds since the trade before, price change in ticks with the taker's side,
 lots, fills beyond the first. A column has the lowest bytes of all its integers first, then the next bytes of those that
 go on, as bytes of one kind compress better side by side. Ids follow from the first one; where an id, a fill id or a time
-does not follow, a jump says so. The window's start is not stored but part of the checksum, so a batch under another
-time is damage. A second and an hour are written alike. Nothing here knows where batches are kept.
+does not follow, a jump says so. The window's start and the key are not stored but part of the checksum, so a batch under
+another key is damage. A second and an hour are written alike. Nothing here knows what keys mean.
 """
 
+import zlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,7 +21,9 @@ from trading.errors import TradingError
 from trading.market.trade import TRADE_SCHEMA
 
 EXTENSION: Final = 84
-VERSION: Final = 2
+VERSION: Final = 3
+WITHOUT_KEY: Final = 2
+"""The version before, whose checksum has no key in it; it is read and no longer written."""
 
 _HEADER_BOUND: Final = 80
 _TRADE_BOUND: Final = 80
@@ -34,7 +37,7 @@ Columns = tuple[Integers, Integers, Integers, Integers, Integers, Integers, NDAr
 
 
 class BatchDamaged(TradingError):
-    """Bytes are not those of a batch that was written for their window; `place` counts from zero."""
+    """Bytes are not those of a batch that was written for their window and key; `place` counts from zero."""
 
     def __init__(self, place: int) -> None:
         super().__init__(f"batch {place} is not what was written", "delete it; its ids are repaired")
@@ -53,8 +56,8 @@ _CRC: Final = _crc_table()
 
 
 @njit(cache=True)
-def _checksum(content: Bytes, start: Number, end: Number, start_ms: Number) -> Number:
-    crc = np.uint32(0xFFFFFFFF)
+def _checksum(content: Bytes, start: Number, end: Number, start_ms: Number, key_crc: Number) -> Number:
+    crc = np.uint32(key_crc) ^ np.uint32(0xFFFFFFFF)
     for shift in range(0, 64, 8):
         crc = _CRC[(crc ^ np.uint32((start_ms >> shift) & 255)) & np.uint32(255)] ^ (crc >> np.uint32(8))
     for place in range(start, end):
@@ -169,7 +172,9 @@ def _encode(columns: Columns, lo: Number, hi: Number, start_ms: Number, out: Byt
 
 
 @njit(cache=True)
-def _bodies(content: Bytes, ends: Integers, starts_ms: Integers, bodies: Integers) -> tuple[Number, Number]:
+def _bodies(
+    content: Bytes, ends: Integers, starts_ms: Integers, key_crcs: Integers, bodies: Integers
+) -> tuple[Number, Number]:
     """Find each batch's body; return how many trades there are and the first damaged batch, or -1."""
     total, start = 0, 0
     for batch in range(len(ends)):
@@ -186,12 +191,13 @@ def _bodies(content: Bytes, ends: Integers, starts_ms: Integers, bodies: Integer
         body = start + head + 1 + _HEAD
         if head == 0 or end - start != head + 1 + length or body >= end:
             return total, batch
-        if content[start + head] != EXTENSION or content[start + head + 1] != VERSION:
+        version = content[start + head + 1]
+        if content[start + head] != EXTENSION or (version != VERSION and version != WITHOUT_KEY):
             return total, batch
         crc = np.int64(0)
         for place in range(4):
             crc |= np.int64(content[start + head + 2 + place]) << (8 * place)
-        if crc != _checksum(content, body, end, starts_ms[batch]):
+        if crc != _checksum(content, body, end, starts_ms[batch], key_crcs[batch] if version == VERSION else 0):
             return total, batch
         count, _ = _get(content, body, end)
         # Each trade takes at least four bytes: a damaged count cannot ask for more memory than there are bytes.
@@ -251,45 +257,46 @@ def _decode(content: Bytes, bodies: Integers, ends: Integers, starts_ms: Integer
     return -1
 
 
-def encode(trades: pl.DataFrame, edges: Integers, starts_ms: Integers) -> list[bytes]:
+def encode(trades: pl.DataFrame, edges: Integers, starts_ms: Integers, keys: Sequence[bytes]) -> list[bytes]:
     """Return the bytes of consecutive batches.
 
     Args:
         trades: `TRADE_SCHEMA`, ordered by aggregate trade id inside each batch; numbers below 2^61.
         edges: Row at which each batch begins, and at last the number of rows.
         starts_ms: Start of each batch's window, epoch milliseconds; the same is given to `decode`.
+        keys: What each batch is kept under; the same is given to `decode`.
     """
-    return encode_columns(_columns(trades), edges, starts_ms)
+    return encode_columns(_columns(trades), edges, starts_ms, keys)
 
 
-def encode_columns(columns: Columns, edges: Integers, starts_ms: Integers) -> list[bytes]:
+def encode_columns(columns: Columns, edges: Integers, starts_ms: Integers, keys: Sequence[bytes]) -> list[bytes]:
     """Return the bytes of consecutive batches; like `encode`, of the columns of `TRADE_SCHEMA` in its order."""
     longest = int(np.diff(edges).max()) if len(starts_ms) else 0
     out = np.empty(_HEADER_BOUND + _TRADE_BOUND * longest, np.uint8)
     batches: list[bytes] = []
-    for batch, start_ms in enumerate(starts_ms):
+    for batch, (start_ms, key) in enumerate(zip(starts_ms, keys, strict=True)):
         length = int(_encode(columns, edges[batch], edges[batch + 1], start_ms, out))
-        crc = int(_checksum(out, 0, length, start_ms))
+        crc = int(_checksum(out, 0, length, start_ms, zlib.crc32(key)))
         batches.append(_extension(length + _HEAD) + crc.to_bytes(4, "little") + out[:length].tobytes())
     return batches
 
 
-def decode(batches: Sequence[bytes], starts_ms: Integers) -> pl.DataFrame:
+def decode(batches: Sequence[bytes], starts_ms: Integers, keys: Sequence[bytes]) -> pl.DataFrame:
     """Return the trades of batches as `TRADE_SCHEMA`, one batch after the other.
 
     Raises:
-        BatchDamaged: One of them is not what was written for its window.
+        BatchDamaged: One of them is not what was written for its window and key.
     """
-    columns = decode_columns(batches, starts_ms)
+    columns = decode_columns(batches, starts_ms, keys)
     return pl.DataFrame(dict(zip(TRADE_SCHEMA, columns, strict=True)), schema=TRADE_SCHEMA)
 
 
-def decode_columns(batches: Sequence[bytes], starts_ms: Integers) -> Columns:
+def decode_columns(batches: Sequence[bytes], starts_ms: Integers, keys: Sequence[bytes]) -> Columns:
     """Return the trades of batches; like `decode`, as the columns of `TRADE_SCHEMA` in its order."""
     content = np.frombuffer(b"".join(batches), np.uint8)
     ends = np.cumsum(np.fromiter(map(len, batches), np.int64, len(batches)))
-    bodies = np.empty(len(batches), np.int64)
-    total, damaged = _bodies(content, ends, starts_ms, bodies)
+    bodies, key_crcs = np.empty(len(batches), np.int64), np.fromiter(map(zlib.crc32, keys), np.int64, len(batches))
+    total, damaged = _bodies(content, ends, starts_ms, key_crcs, bodies)
     if damaged < 0:
         ids, price, lots, first, last, time_ms = (np.empty(total, np.int64) for _ in range(6))
         columns = (ids, price, lots, first, last, time_ms, np.empty(total, np.bool_))
