@@ -78,6 +78,8 @@ def agg_trades(context: dg.AssetExecutionContext, market: MarketDatabase, journa
 
     window = symbol_window(context)
     with journal.read() as batches:
+        for warning in batches.warnings:
+            context.log.warning(warning)
         stored = store_trades(market.stores, batches, window.symbol, window.lo_ms, window.hi_ms)
         project(batches, market.store, window.symbol)
         done_ms = verified_until_ms(batches.ledger(window.symbol), market.store.trade_coverage(window.symbol))

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from resources import checkpoints
 from resources.journal import FORMAT, TradeJournal
 from resources.rocksdb import (
     RESERVE_LOOK_S,
@@ -287,3 +289,35 @@ def test_readers_at_once_and_no_writer_all_see_everything(folder: Path) -> None:
     for reader in readers:
         reader.join()
     assert seen == [BTC] * len(readers)
+
+
+def test_a_reader_of_a_collector_that_does_not_answer_says_how_old_is_what_it_reads(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TradeJournal.write(folder) as journal:
+        journal.append({"BTCUSDT": BTC}, {})
+        made = journal.checkpoint()
+        long_ago = time.time() - 90
+        os.utime(made.parent / "CURRENT", (long_ago, long_ago))
+        with TradeJournal.read(folder) as reader:  # nobody listens on the control socket
+            assert reader.trades("BTCUSDT", 0, FOREVER).equals(trades_frame(BTC))
+            (warning,) = reader.warnings
+    assert re.search(r"does not answer: what is read is 9\d s old", warning)
+    assert re.search(r"does not answer; its checkpoint of 9\d s ago is read", caplog.text)
+    with TradeJournal.read(folder) as reader:
+        assert reader.warnings == [], "with the writer gone the reader makes a checkpoint itself"
+
+
+def test_a_reader_waits_no_longer_than_it_says_for_a_collector_that_hangs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CONTROL_TIMEOUT_S", 0.5)
+    with TradeJournal.write(folder) as journal, socket.socket(socket.AF_UNIX) as hanging:
+        journal.append({"BTCUSDT": BTC}, {})
+        journal.checkpoint()
+        hanging.bind(str(control_socket(folder)))
+        hanging.listen()  # the kernel accepts for it, as for a process that was stopped
+        began = time.monotonic()
+        with TradeJournal.read(folder) as reader:
+            assert reader.warnings
+        assert time.monotonic() - began < 5

@@ -198,3 +198,13 @@ def test_the_command_line_gives_the_same_answer(home: Path) -> None:
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["result"]["bids"] == [["6899.95", "0.001000"], ["6899.94", "0.001001"]]
     assert (home / "run" / "tools.token").stat().st_mode & 0o777 == 0o600
+
+
+def test_answers_out_of_an_old_checkpoint_say_how_old_it_is(home: Path) -> None:
+    with TradeJournal.write(Home(home).rocksdb_dir) as journal:
+        journal.checkpoint()  # as a collector that answers nobody any more
+        for asked in (["tools", "ask", "binance_get_order_flow", "BTCUSDT"], ["gaps"]):
+            command = [sys.executable, "-m", "trading_assets.cli.main", *asked, "--home", str(home), "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            answer = json.loads(done.stdout.splitlines()[-1])
+            assert "does not answer: what is read is" in answer["warnings"][0]

@@ -57,6 +57,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         books: Snapshots of the top 20 levels once a second, in order, of the recent window.
         depth: Raw diffs of the recent window.
         usual_spread_bps: Mean spread of the 24 hours before; None where it is unknown.
+        warnings: What whoever reads an answer must know of where it came from.
     """
 
     instrument: Instrument
@@ -66,6 +67,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     books: Known[Sequence[BookSnapshot]] | Missing
     depth: Known[RawDepth] | Missing
     usual_spread_bps: float | None = None
+    warnings: Sequence[str] = ()
 
 
 def survey(seen: Observed) -> MarketReport:

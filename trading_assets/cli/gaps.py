@@ -51,18 +51,20 @@ def gaps(stores: "Stores", symbols: Sequence[str]) -> dict[str, Any]:
     from resources.journal import TradeJournal
 
     aside: Counter[str] = Counter()
+    warnings: list[str] = []
     if stores.home.rocksdb_dir.exists():
         with TradeJournal.read(stores.home.rocksdb_dir) as journal:
             for symbol in symbols:
                 gap_ledger.project(journal, stores.market, symbol)
             aside.update(reason.partition(":")[0] for _, reason, _ in journal.quarantined())
+            warnings += journal.warnings
     rows = gap_ledger.gaps(stores.market, list(symbols))
     totals = {state: 0 for state in ("repairing", "absent", "explained", "repaired")}
     for row in rows:
         totals["repaired"] += row["ids"] - row["missing"]
         if row["missing"]:
             totals[row["state"]] += row["missing"]
-    return {"gaps": rows, "ids": totals, "set_aside": dict(aside)}
+    return {"gaps": rows, "ids": totals, "set_aside": dict(aside), "warnings": warnings}
 
 
 def explain(stores: "Stores", symbol: str, ids: str, note: str) -> None:
@@ -181,6 +183,8 @@ def print_gaps(answer: dict[str, Any]) -> None:
         f"{open_ids} ids are being repaired, {absent} are absent at the exchange, {answer['ids']['explained']} explained, "
         f"{answer['ids']['repaired']} came otherwise than by the stream."
     )
+    for warning in answer["warnings"]:
+        console.print(f"! {warning}")
     for reason, count in answer["set_aside"].items():
         console.print(f"{count} frames or batches were set aside: {reason}")
 

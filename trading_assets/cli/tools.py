@@ -47,8 +47,10 @@ def ask(
         with open_stores(home_path(home)) as stores:
             question = getattr(Markets(stores), method)
             answer: dict[str, Any] = question(symbol, **typed(question, arguments or []))
-        if not as_json:
-            typer.echo(answer["result"].get("markdown") or json.dumps(answer, indent=2))
+        if not as_json and (markdown := answer["result"].get("markdown")):
+            typer.echo("\n".join([*(f"! {warning}" for warning in answer["warnings"]), markdown]))
+        elif not as_json:
+            typer.echo(json.dumps(answer, indent=2))
         emit(answer, as_json)
 
 

@@ -20,7 +20,7 @@ from trading.market.timeframe import HOUR_MS, SECOND_MS
 from trading.microstructure.anomalies import absorptions, flash_crashes
 from trading.microstructure.l1 import l1_metrics
 from trading.microstructure.order_flow import order_flow
-from trading.microstructure.report import SECTIONS, Basis, Known, MarketReport, Missing, both, markdown
+from trading.microstructure.report import SECTIONS, Known, MarketReport, Missing, both, markdown
 from trading.microstructure.survey import Observed, survey
 from trading.microstructure.vacuums import stop_advice, vacuums_in_book, vacuums_in_profile
 from trading.microstructure.volume_profile import volume_profile
@@ -231,12 +231,12 @@ class Markets:
             "staleness_s": staleness_s,
             "completeness": completeness,
             "source": [basis.source for basis in source.basis],
-            "warnings": list(_warnings(staleness_s, completeness, source.basis)),
+            "warnings": [*seen.warnings, *_warnings(staleness_s, completeness)],
             "result": msgspec.to_builtins(result),
         }
 
 
-def _warnings(staleness_s: float | None, completeness: float | None, bases: Sequence[Basis]) -> Sequence[str]:
+def _warnings(staleness_s: float | None, completeness: float | None) -> Sequence[str]:
     found: list[str] = []
     if staleness_s is None:
         found.append("there is no event in the window")

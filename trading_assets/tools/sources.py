@@ -74,6 +74,7 @@ def observed(
         books=books,
         depth=Missing("raw depth diffs are not kept", "record them and pass them to trading.microstructure"),
         usual_spread_bps=usual_bps,
+        warnings=[] if journal is None else journal.warnings,
     )
 
 
