@@ -113,13 +113,8 @@ class TradeJournal:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader must know of what it reads: that it is old, as the collector lives and does not answer."""
-        if self._db.stale_s is None:
-            return []
-        return [
-            f"the collector holds the journal and does not answer: what is read is {self._db.stale_s:.0f} s old, its last "
-            "checkpoint; see 'trading status'"
-        ]
+        """What a reader must know of what it reads."""
+        return self._db.warnings
 
     def checkpoint(self) -> Path:
         """Make a checkpoint of all that was written and return its folder."""

@@ -213,6 +213,16 @@ class Database:
         finally:
             opened.close()
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know: that what it reads is old, as the writer lives and does not answer."""
+        if self.stale_s is None:
+            return []
+        return [
+            f"the collector holds the journal and does not answer: what is read is {self.stale_s:.0f} s old, its last "
+            "checkpoint; see 'trading status'"
+        ]
+
     def close(self) -> None:
         """Let go of the files; RocksDB keeps them for as long as any handle lives.
 
