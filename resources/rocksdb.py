@@ -7,7 +7,6 @@ unpickles what it reads. What keys and values mean is not known here (`resources
 
 import hashlib
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from rocksdict import (
 )
 
 from resources import checkpoints
+from resources.disk_reserve import DiskReserve
 from resources.manifest import damage_in
 from resources.writer_lock import JournalHeld, WriterLock
 from trading.errors import TradingError
@@ -43,11 +43,6 @@ SYNC_S: Final = 1.0
 MANIFEST_BYTES: Final = 256 * 2**10
 """At which size RocksDB begins another one, so that looking through it before an opening takes no time."""
 
-RESERVED_SHARE: Final = 0.05
-RESERVED_BYTES: Final = 256 * 2**20
-"""What is left free, the larger of the two: on a full disk RocksDB cannot even be opened again."""
-
-RESERVE_LOOK_S: Final = 1.0
 WRITE_BUFFER_BYTES: Final = 32 * 2**20
 
 Durability = Literal["second", "fsync"]
@@ -55,10 +50,6 @@ Families = Mapping[str, Options]
 Answer = TypeVar("Answer")
 
 _log = logging.getLogger(__name__)
-
-
-class JournalFull(TradingError):
-    """The disk is filled up to the reserve; nothing was written."""
 
 
 class JournalFailed(TradingError):
@@ -130,8 +121,7 @@ class Database:
         self.directory, self.stale_s = directory, stale_s
         self._lock, self._durability, self._clock = lock, durability, clock
         self._failure: JournalFailed | None = None
-        self._room_seen = self._synced = -float("inf")
-        self._room = True
+        self._synced, self._reserve = -float("inf"), DiskReserve(directory, clock)
         self._syncer, self._syncing = ThreadPoolExecutor(1, "journal-sync"), _nothing()
         self._db = _opened(directory, folder, families, access)
         self._families = {name: self._db.get_column_family(name) for name in families}
@@ -245,17 +235,8 @@ class Database:
         return Changes(self._handles)
 
     def require_room(self) -> None:
-        """Raise `JournalFull` when the disk is filled up to the reserve; looks once a second."""
-        now = self._clock()
-        if now - self._room_seen >= RESERVE_LOOK_S:
-            disk = shutil.disk_usage(self.directory)
-            self._room = disk.free >= max(RESERVED_SHARE * disk.total, RESERVED_BYTES)
-            self._room_seen = now
-        if not self._room:
-            raise JournalFull(
-                f"the disk of the journal {self.directory} is full up to the reserve",
-                f"free {RESERVED_BYTES // 2**20} MiB and {RESERVED_SHARE:.0%} of it, or keep fewer days",
-            )
+        """Raise `JournalFull` when the disk is filled up to the reserve."""
+        self._reserve.require()
 
     def commit(self, changes: Changes) -> None:
         """Make changes, all or nothing; see `write` for what they survive.

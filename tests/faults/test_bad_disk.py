@@ -5,6 +5,8 @@ strace makes the kernel's answers, on the living process; where it is not there 
 
 import shutil
 import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,3 +128,34 @@ def test_a_disk_that_dawdles_costs_no_memory_and_nothing_is_lost_r_14(
     )
     assert final["write_ms"]["max"] >= 2_000
     assert grown < 64
+
+
+@pytest.mark.parametrize(("durability", "waits"), [("second", False), ("fsync", True)])
+def test_a_write_waits_for_a_sync_only_where_each_write_is_synced(tmp_path: Path, durability: str, waits: bool) -> None:
+    """Each sync takes 0.7 s, so that one has ended when the next is due."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    program = f"""
+        import pathlib, time
+        from resources.journal import TradeJournal
+        from tests.resources.test_rocksdb import pairs
+
+        with TradeJournal.write(pathlib.Path({str(tmp_path / "journal")!r}), 0, {durability!r}) as journal:
+            slowest, until = 0.0, time.monotonic() + 4
+            for two in pairs():
+                began = time.monotonic()
+                if began > until:
+                    break
+                journal.append({{"BTCUSDT": two}}, {{}})
+                slowest = max(slowest, time.monotonic() - began)
+                time.sleep(0.02)
+            print(slowest)
+    """
+    command = ["strace", "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=700000"]
+    command += [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if "ptrace" in done.stderr.lower():
+        pytest.skip(f"strace may not trace here: {done.stderr[:100]}")
+    slowest_s = float(done.stdout)
+    print(f"{durability}: the slowest write took {slowest_s:.3f} s beside syncs of 0.7 s")
+    assert (slowest_s >= 0.7) == waits

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from resources.disk_reserve import RESERVED_BYTES
 from resources.journal import TradeJournal
-from resources.rocksdb import RESERVED_BYTES
 from tests.faults.killed_at import POINTS
 from tests.faults.processes import (
     BUSY,

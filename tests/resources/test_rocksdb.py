@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from resources import checkpoints
+from resources.disk_reserve import LOOK_S, RESERVED_BYTES, JournalFull
 from resources.journal import FORMAT, TradeJournal
 from resources.rocksdb import (
-    RESERVE_LOOK_S,
-    RESERVED_BYTES,
     JournalFailed,
     JournalFormat,
-    JournalFull,
     control_socket,
 )
 from resources.writer_lock import JournalFenced, JournalHeld, WriterLock
@@ -169,7 +167,7 @@ def test_the_journal_stops_before_the_disk_is_full_and_goes_on_by_itself(small_d
     with TradeJournal.write(folder) as journal:
         journal.append({"BTCUSDT": BTC[:2]}, {})
         ballast = fill(small_disk, RESERVED_BYTES - MIB)
-        time.sleep(RESERVE_LOOK_S)
+        time.sleep(LOOK_S)
         for _ in range(3):
             with pytest.raises(JournalFull, match="up to the reserve") as refused:
                 journal.append({"BTCUSDT": BTC[2:4]}, {})
@@ -179,7 +177,7 @@ def test_the_journal_stops_before_the_disk_is_full_and_goes_on_by_itself(small_d
         journal.seal("BTCUSDT", START_MS)  # what makes room is allowed
         journal.checkpoint()
         ballast.unlink()
-        time.sleep(RESERVE_LOOK_S)
+        time.sleep(LOOK_S)
         journal.append({"BTCUSDT": BTC[4:6]}, {})
         assert journal.trades("BTCUSDT", 0, FOREVER).equals(trades_frame([*BTC[:2], *BTC[4:6]]))
 
