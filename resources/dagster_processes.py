@@ -63,10 +63,11 @@ class DagsterProcesses:
 
     def revive(self, patience: Callable[[], None]) -> list[str]:
         """Start again what has died and return its names."""
+        session = process.recorded(CODE_SERVER, self._home.run_dir)  # looking after a dead one deletes its record
         dead = [name for name in ENDING_ORDER if process.alive(name, self._home.run_dir) is None]
         if CODE_SERVER in dead:
             # Its workers would go on unseen by the new one, and two collectors would ask for one journal.
-            end_workers(self._home)
+            end_workers(session)
             self._start_code_server(patience)
         for name in dead:
             if name != CODE_SERVER:
@@ -111,7 +112,7 @@ class DagsterProcesses:
             ready=lambda: True,
             env=self._environment,
             cwd=CHECKOUT,
-            preexec_fn=_as_child(os.getpid()),
+            preexec_fn=_as_child(os.getpid(), signal.SIGKILL if name == CODE_SERVER else signal.SIGTERM),
         )
 
     def _address(self) -> tuple[str, ...]:
@@ -128,17 +129,20 @@ class DagsterProcesses:
 def end_all(home: Home) -> None:
     """End Dagster's processes of a home, also those that a killed `trading up` left.
 
-    Daemon and webserver first, so that nothing new is started; then the run workers, which flush; then the code server.
+    Daemon and webserver first, so that nothing new is started; then the run workers, which flush; then the code server,
+    and the worker that it was just starting.
     """
+    session = process.recorded(CODE_SERVER, home.run_dir)
     for name in (DAEMON, WEBSERVER):
         process.end(name, home.run_dir)
-    end_workers(home)
+    end_workers(session)
     process.end(CODE_SERVER, home.run_dir)
+    end_workers(session)
 
 
-def end_workers(home: Home) -> None:
-    """Interrupt the run workers and wait for their flush; what does not end in time is killed."""
-    found = workers(home)
+def end_workers(session: tuple[int, float] | None) -> None:
+    """Interrupt the run workers of a code server and wait for their flush; what does not end in time is killed."""
+    found = workers(session)
     for worker in found:
         _tell(worker, signal.SIGINT)
     _, left = psutil.wait_procs(found, FLUSH_S)
@@ -147,18 +151,21 @@ def end_workers(home: Home) -> None:
     psutil.wait_procs(left, FLUSH_S)
 
 
-def workers(home: Home) -> list[psutil.Process]:
-    """Return the run workers: the code server's session without the server and multiprocessing's own bookkeeper."""
-    record = home.run_dir / f"{CODE_SERVER}.pid.json"
-    if not record.exists():
+def workers(session: tuple[int, float] | None) -> list[psutil.Process]:
+    """Return the run workers of a code server, which may be gone: its session without multiprocessing's own bookkeeper.
+
+    Args:
+        session: Pid and start time of the code server; None: there was none.
+    """
+    if session is None:
         return []
-    server = json.loads(record.read_text(encoding="utf-8"))
+    server, started = session
     found = []
     for candidate in psutil.process_iter(["pid", "create_time"]):
         try:
-            if os.getsid(candidate.pid) != server["pid"] or candidate.pid == server["pid"]:
+            if os.getsid(candidate.pid) != server or candidate.pid == server:
                 continue
-            if candidate.create_time() >= server["started"] and "spawn_main" in " ".join(candidate.cmdline()):
+            if candidate.create_time() >= started and "spawn_main" in " ".join(candidate.cmdline()):
                 found.append(candidate)
         except (psutil.Error, ProcessLookupError, PermissionError):
             continue
@@ -177,8 +184,11 @@ def _listens(path: Path) -> bool:
         return path.exists() and probe.connect_ex(str(path)) == 0
 
 
-def _as_child(parent: int) -> Callable[[], None]:
-    """Return what a child does first: take signals as usual, and end with its parent where the system can do that."""
+def _as_child(parent: int, number: int) -> Callable[[], None]:
+    """Return what a child does first: take signals as usual, and end with its parent where the system can do that.
+
+    The code server is killed: told to end it waits for its runs, and for good where one dies after the database.
+    """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def prepare() -> None:
@@ -186,7 +196,7 @@ def _as_child(parent: int) -> Callable[[], None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if library is not None:
-            library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            library.prctl(PR_SET_PDEATHSIG, number)
             if os.getppid() != parent:
                 os._exit(1)
 

@@ -15,5 +15,5 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         until(running.said("everything is running"), 120, "the first materialization")
         yield running
     finally:
-        running.process.kill()
-        running.process.wait()
+        running.process.terminate()  # told so, it leaves nothing behind
+        running.process.wait(90)

@@ -11,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from resources.dagster_graphql import DagsterUi
+from resources.dagster_processes import CODE_SERVER
+from resources.servers import process
 
 UP = (sys.executable, "-m", "trading_assets.cli.main", "up")
 RUNS = '{ runsOrError(filter: {pipelineName: "collect_spot"}) { ... on Runs { results { runId status } } } }'
@@ -82,3 +86,22 @@ class Running:
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(60) == 0, self.log.read_text()
+        assert not self.left()
+
+    def code_server(self) -> int:
+        """Return the pid of Dagster's code server."""
+        record = process.recorded(CODE_SERVER, self.home / "run")
+        assert record is not None
+        return record[0]
+
+    def left(self) -> list[list[str]]:
+        """Return the command lines of all processes of this home."""
+        return [words for candidate in psutil.process_iter() if (words := _of(self.home, candidate))]
+
+
+def _of(home: Path, candidate: psutil.Process) -> list[str]:
+    try:
+        words = candidate.cmdline()
+        return words if str(home) in " ".join(words) or candidate.environ().get("TRADING_HOME") == str(home) else []
+    except psutil.Error:
+        return []

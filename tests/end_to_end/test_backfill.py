@@ -119,7 +119,9 @@ def test_one_bad_day_is_red_and_all_others_are_green_until_its_retry(up: Running
     assert statistics(up) == {name: (green + total, 0) for name, (green, _) in before.items()}
 
 
-def test_a_refresh_starts_and_questions_are_answered_beside_a_long_backfill(up: Running) -> None:
+def test_a_refresh_starts_and_questions_are_answered_beside_a_long_backfill_and_nothing_is_left_of_it(
+    up: Running,
+) -> None:
     long = launch(up, partitions(100))
     until(lambda: "STARTED" in {run["status"] for run in backfill(up, long)["runs"]}, 60, "the long backfill")
     assert up.collects()
@@ -139,3 +141,4 @@ def test_a_refresh_starts_and_questions_are_answered_beside_a_long_backfill(up: 
     assert backfill(up, long)["status"] == "REQUESTED"
     cancel = "mutation ($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }"
     up.ui.ask(cancel, {"id": long})
+    up.stop()

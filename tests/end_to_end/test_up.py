@@ -67,19 +67,21 @@ def test_terminate_in_the_ui_stops_for_good_and_a_launch_resumes(up: Running) ->
     until(lambda: up.ui.status(resumed) == "STARTED" and up.collects(), 60, "trades again")
 
 
+def test_a_killed_code_server_comes_back_and_leaves_no_collector_behind(up: Running) -> None:
+    until(up.collects, 60, "trades")
+    pid = up.beat()["pid"]
+    os.kill(up.code_server(), signal.SIGKILL)
+    until(up.said("code-server had ended and was started again"), 60, "the code server")
+    assert not psutil.pid_exists(pid)
+    until(lambda: up.collects() and up.beat()["pid"] != pid, 60, "trades again")
+
+
 def test_after_kill_9_of_up_another_one_takes_over_and_stops_everything(up: Running) -> None:
+    code_server = up.code_server()
     up.process.kill()
     up.process.wait()
+    until(lambda: not psutil.pid_exists(code_server), 10, "the end of the code server")
     again = Running(up.home)
     until(again.collects, 60, "trades")
     again.stop()
     assert "all stopped" in again.log.read_text()
-    left = [p.cmdline() for p in psutil.process_iter() if str(up.home) in " ".join(_words(p))]
-    assert not left
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
