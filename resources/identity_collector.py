@@ -20,7 +20,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -44,10 +43,6 @@ from trading.stream.venue import Dialect
 from trading.stream.wire import BadFrame
 
 BATCH_S: Final = 1.0
-LIFETIME_S: Final = 23.5 * 3600
-LINGER_S: Final = 1.0
-"""How long a connection that was replaced is still listened to: its successor may bring later trades sooner."""
-
 FIRST_LIST_S: Final = 1.0
 LOOK_S: Final = 60.0
 GRACE_S: Final = 3.0
@@ -67,20 +62,6 @@ class RecentTrades(Protocol):
         ...
 
 
-class Connection:
-    """One connection: the task that listens on it, and `whole`, which is set when all markets have come on it."""
-
-    def __init__(self, number: int) -> None:
-        self.number, self.heard_s, self.replaced = number, time.monotonic(), False
-        self.whole = asyncio.get_running_loop().create_future()
-        self.task: asyncio.Task[None]
-
-    def replace(self) -> None:
-        """End it, as a younger one has brought trades of every market for a while."""
-        self.replaced = True
-        self.task.cancel()
-
-
 class IdentityCollector:
     """One collector of one journal.
 
@@ -92,7 +73,7 @@ class IdentityCollector:
         instruments: What is collected, by name.
         ack: Called with (symbol, ids) after trades are stored.
         seed: Of the jitter between connections.
-        lifetime_s: After which a connection is replaced.
+        lifetime_s: After which a connection is given up for a new one; None: neither venue asks for that.
         look_s: How often a list of recent trades is held against the stream.
     """
 
@@ -105,7 +86,7 @@ class IdentityCollector:
         instruments: Mapping[str, Instrument],
         ack: Callable[[str, Sequence[str]], None] | None = None,
         seed: int = 0,
-        lifetime_s: float = LIFETIME_S,
+        lifetime_s: float | None = None,
         look_s: float = LOOK_S,
     ) -> None:
         self._journal, self._rest, self._dialect, self._url = journal, rest, dialect, ws_url
@@ -115,8 +96,7 @@ class IdentityCollector:
         self._broken = {name: asyncio.Event() for name in instruments}
         self._ack, self._lifetime_s, self._look_s = ack, lifetime_s, look_s
         self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
-        self._numbers = count(1)
-        self._open: set[Connection] = set()
+        self._listening: asyncio.Task[None] | None = None
         self._stop, self._connected = asyncio.Event(), asyncio.Event()
         self._watch = Watch(instruments)
         self._heard_s = time.monotonic()
@@ -139,7 +119,7 @@ class IdentityCollector:
                     self.flush()
                     await _first(*tasks, timeout_s=BATCH_S)
             finally:
-                await _cancelled(*tasks, *(connection.task for connection in self._open))
+                await _cancelled(*tasks)
         self.flush()
         self._journal.checkpoint()
 
@@ -180,70 +160,47 @@ class IdentityCollector:
     async def _stay_connected(self) -> None:
         while True:
             began_s = time.monotonic()
-            await self._until_lost()
+            self._listening = asyncio.create_task(self._listen())
+            try:
+                await _first(self._listening, timeout_s=self._lifetime_s)
+            finally:
+                await _cancelled(self._listening)
             self._connected.clear()
+            self._core.disconnected()
             self.statistics["reconnects"] += 1
             await asyncio.sleep(self._backoff.pause_s(time.monotonic() - began_s))
 
-    async def _until_lost(self) -> None:
-        """Keep one connection, which is replaced when it is old by one that has brought trades of all its markets."""
-        current = self._begin()
-        while True:
-            await _first(current.task, timeout_s=self._lifetime_s)
-            if current.task.done():
-                return
-            successor = self._begin()
-            await _first(current.task, successor.task, successor.whole)
-            if current.task.done():
-                current = successor
-            elif not successor.task.done():
-                self.statistics["replacements"] += 1
-                asyncio.get_running_loop().call_later(LINGER_S, current.replace)
-                current = successor
-
-    def _begin(self) -> Connection:
-        connection = Connection(next(self._numbers))
-        self._open.add(connection)
-        connection.task = asyncio.create_task(self._listen(connection))
-        return connection
-
-    async def _listen(self, connection: Connection) -> None:
+    async def _listen(self) -> None:
         """Take the frames of one connection until it ends."""
         try:
             async with connect(self._url, **SOCKET) as socket:
                 for message in self._dialect.subscribe(list(self._instruments)):
                     await socket.send(message)
-                _log.info("connection %d is open", connection.number)
-                self._core.connected(connection.number)
+                _log.info("connected to %s", self._url)
+                self._core.connected()
                 self._connected.set()
                 self._ask(self._instruments)
-                pinging = asyncio.create_task(self._ping(connection, socket))
+                pinging = asyncio.create_task(self._ping(socket))
                 try:
                     while True:
                         frame = await socket.recv(decode=False)  # one that is not UTF-8 must not end the connection
-                        connection.heard_s = self._heard_s = time.monotonic()
-                        self._ask(self._core.received(connection.number, frame, connection.heard_s))
-                        if not connection.whole.done() and self._core.whole(connection.number):
-                            connection.whole.set_result(None)
+                        self._heard_s = time.monotonic()
+                        self._ask(self._core.received(frame, self._heard_s))
                 finally:
-                    pinging.cancel()
+                    await _cancelled(pinging)
         except (OSError, WebSocketException, TimeoutError, BadFrame) as error:
-            _log.warning("connection %d is lost: %s: %s", connection.number, type(error).__name__, error)
-        finally:
-            self._open.discard(connection)
-            self._core.disconnected(connection.number, connection.replaced)
+            _log.warning("the connection is lost: %s: %s", type(error).__name__, error)
 
-    async def _ping(self, connection: Connection, socket: ClientConnection) -> None:
-        """Ping as the venue asks; a connection without any frame from one ping to the next is lost."""
-        with contextlib.suppress(WebSocketException):
-            while True:
-                pinged_s = time.monotonic()
-                await asyncio.sleep(self._dialect.ping_s)
-                if connection.heard_s < pinged_s:
-                    _log.warning("connection %d is silent", connection.number)
-                    self.statistics["stalls"] += 1
-                    await socket.close()
-                await socket.send(self._dialect.ping)
+    async def _ping(self, socket: ClientConnection) -> None:
+        """Ping as the venue asks; close a connection on which nothing is heard from one ping to the next."""
+        while True:
+            pinged_s = time.monotonic()
+            await asyncio.sleep(self._dialect.ping_s)
+            if self._heard_s < pinged_s:
+                _log.warning("the connection is silent")
+                self.statistics["stalls"] += 1
+                await socket.close()
+            await socket.send(self._dialect.ping)
 
     # -- lists -------------------------------------------------------------------------------------------------------
 
@@ -274,8 +231,8 @@ class IdentityCollector:
             await asyncio.sleep(GRACE_S)
         if unheard := self._core.unheard(name, trades):
             _log.warning("%s: the stream has left out %d trades", name, unheard)
-            for connection in self._open:
-                connection.task.cancel()
+            if self._listening is not None:
+                self._listening.cancel()
         return self._core.take_list(name, trades, time.monotonic())
 
 
@@ -345,7 +302,7 @@ def main() -> int:
     parser.add_argument("--ws", help="another URL of the stream")
     parser.add_argument("--durability", choices=["second", "fsync"], default="second")
     parser.add_argument("--ack-fd", type=int)
-    parser.add_argument("--lifetime-s", type=float, default=LIFETIME_S, help="replace a connection that is so old")
+    parser.add_argument("--lifetime-s", type=float, help="give up a connection that is so old; default: never")
     parser.add_argument("--look-s", type=float, default=LOOK_S, help="hold REST's recent trades against the stream")
     parser.add_argument("--log", choices=["text", "json"], default="text")
     parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics on loopback; 0: do not")

@@ -204,7 +204,7 @@ def trades_of(frame: str | bytes, symbols: Collection[str]) -> set[str]:
     return {symbol} & set(symbols) if _READERS.get(name) is _trades else set()
 
 
-DIALECT: Final = Dialect(decode_event, subscribe, '{"op":"ping"}', 20.0, trades_of, begins_with_list=False)
+DIALECT: Final = Dialect(decode_event, subscribe, '{"op":"ping"}', 20.0, trades_of)
 
 
 def decode_instruments(body: str | bytes, category: str) -> dict[str, Instrument]:

@@ -157,7 +157,7 @@ def trades_of(frame: str | bytes, coins: Collection[str]) -> set[str]:
     return set(coins) if channel in ("", "trades") else set()
 
 
-DIALECT: Final = Dialect(decode_event, subscribe, '{"method":"ping"}', 30.0, trades_of, begins_with_list=True)
+DIALECT: Final = Dialect(decode_event, subscribe, '{"method":"ping"}', 30.0, trades_of)
 
 
 def decode_all_contexts(frame: str | bytes, universes: Mapping[str, Sequence[str]]) -> dict[str, AssetContext]:

@@ -37,7 +37,7 @@ class Identities:
         self._remembered = remembered
         self._ids: dict[str, None] = {}
         self._first_ms = self._last_ms = 0
-        self._deaf_since: int | None = None
+        self._heard_ms, self._deaf = 0, True
         self._holes: list[tuple[int, int]] = []
         self._bridges: list[tuple[int, int]] = []
 
@@ -55,9 +55,9 @@ class Identities:
         made = cls(remembered)
         if stretches:
             made._first_ms, made._last_ms = stretches[0].from_ms, stretches[-1].until_ms - 1
+            made._heard_ms = made._last_ms
             made._holes = [(s.from_ms, s.until_ms) for s in stretches if s.state == "missing"]
             made._ids = dict.fromkeys(trade.trade_id for trade in newest[-remembered:])
-            made._deaf_since = made._last_ms
         return made
 
     @property
@@ -68,7 +68,7 @@ class Identities:
     @property
     def listening(self) -> bool:
         """Whether trades came since the last interruption."""
-        return bool(self._ids) and self._deaf_since is None
+        return not self._deaf
 
     def bridged_after(self, moment_ms: int) -> bool:
         """Tell whether nothing after a moment is missing, so that a list which begins there can add nothing."""
@@ -84,22 +84,23 @@ class Identities:
             t
             for t in trades
             if t.trade_id not in self._ids
-            and (t.time_ms >= self._last_ms or any(s.from_ms < t.time_ms < s.until_ms for s in heard))
+            and (t.time_ms >= self._heard_ms or any(s.from_ms < t.time_ms < s.until_ms for s in heard))
         ]
 
     def interrupted(self) -> None:
         """Note that trades may pass unseen: no connection is open, a stream is silent or a frame was refused."""
-        if self._ids and self._deaf_since is None:
-            self._deaf_since = self._last_ms
+        self._deaf = True
 
     def take(self, trades: Sequence[IdentifiedTrade]) -> list[IdentifiedTrade]:
         """Return the trades of a stream's frame that are new, in the order given."""
-        later = [trade.time_ms for trade in trades if trade.time_ms > (self._deaf_since or 0)]
-        if self._deaf_since is not None and later:
-            # Of the milliseconds at the edges of a hole some trades may be held and others not.
-            self._resumed((self._deaf_since, min(later) + 1))
-        if trades and not self._ids:
-            self._first_ms = min(trade.time_ms for trade in trades)
+        later = [trade.time_ms for trade in trades if trade.time_ms > self._heard_ms]
+        if later:
+            if not self._ids:
+                self._first_ms = min(later)
+            elif self._deaf:
+                # Of the milliseconds at the edges of a hole some trades may be held and others not.
+                self._resumed((self._heard_ms, min(later) + 1))
+            self._deaf, self._heard_ms = False, max(later)
         return self._new(trades)
 
     def take_list(self, trades: Sequence[IdentifiedTrade], current: bool) -> list[IdentifiedTrade]:
@@ -116,15 +117,16 @@ class Identities:
         # Of its first and its last millisecond it may hold a part.
         bridge = (oldest + 1, max(oldest + 1, newest))
         if not self._ids:
-            self._first_ms, self._deaf_since = oldest, None if current else newest
+            self._first_ms, self._heard_ms, self._deaf = oldest, newest, not current
         elif oldest < self._first_ms:
             self._holes.append((oldest + 1, self._first_ms + 1))
             self._first_ms = oldest
         self._holes = _without(self._holes, bridge)
-        if self._deaf_since is not None:
-            self._bridges.append(bridge)
-            if current and newest >= self._deaf_since:
-                self._resumed((self._deaf_since, max(newest, oldest + 1)))
+        # It may be ahead of the stream: what lies between what was heard and what it begins with is still to come.
+        self._bridges = [(lo, hi) for lo, hi in (*self._bridges, bridge) if hi > self._heard_ms]
+        if self._deaf and current and newest >= self._heard_ms:
+            self._resumed((self._heard_ms, max(newest, oldest + 1)))
+            self._deaf, self._heard_ms = False, newest
         return self._new(trades)
 
     def stretches(self) -> list[Stretch]:
@@ -132,23 +134,23 @@ class Identities:
 
         Of the very first and the very last millisecond some trades may not be held.
         """
-        now_deaf = [] if self._deaf_since is None else _without([(self._deaf_since, self._last_ms + 1)], *self._bridges)
+        if not self._ids:
+            return []
+        to_come = _without([(self._heard_ms, self._last_ms + self._deaf)], *self._bridges)
         found: list[Stretch] = []
         at = self._first_ms
-        for lo, hi in sorted(self._holes + now_deaf):
+        for lo, hi in sorted(self._holes + to_come):
             if at < lo:
                 found.append(Stretch(at, lo, "unproven"))
             if max(at, lo) < hi:  # two holes may share a millisecond
                 found.append(Stretch(max(at, lo), hi, "missing"))
             at = max(at, hi)
-        if self._ids and at <= self._last_ms:
+        if at <= self._last_ms:
             found.append(Stretch(at, self._last_ms + 1, "unproven"))
         return found
 
     def _resumed(self, hole: tuple[int, int]) -> None:
         self._holes += _without([hole], *self._bridges)
-        self._deaf_since = None
-        self._bridges.clear()
 
     def _new(self, trades: Sequence[IdentifiedTrade]) -> list[IdentifiedTrade]:
         """Remember trades and return those that were not known."""
@@ -163,6 +165,5 @@ class Identities:
 def _without(ranges: list[tuple[int, int]], *cuts: tuple[int, int]) -> list[tuple[int, int]]:
     """Return half-open ranges less the cuts."""
     for lo, hi in cuts:
-        parts = [part for a, b in ranges for part in ((a, min(b, lo)), (max(a, hi), b))]
-        ranges = [(a, b) for a, b in parts if a < b]
-    return ranges
+        ranges = [part for a, b in ranges for part in ((a, min(b, lo)), (max(a, hi), b)) if part[0] < part[1]]
+    return [(a, b) for a, b in ranges if a < b]

@@ -1,8 +1,9 @@
 """What to make of what comes of some markets whose trade ids are identities; sockets, lists and the store are its caller's.
 
-Connections are numbers that rise. A market is interrupted when a connection is lost and no older one that has brought
-trades of it is open, or when a frame that may have held trades of it was refused. What is to be stored is taken together
-with what can be said of the time up to then, so that one write keeps both true.
+There is one connection at a time: where two overlap, a trade that only the older one brings may come after later ones of
+the younger, and a death in between would leave it out of a time that is said to lack nothing. A market is interrupted
+when the connection is lost, or when a frame that may have held trades of it was refused. What is to be stored is taken
+together with what can be said of the time up to then, so that one write keeps both true.
 """
 
 from collections import Counter
@@ -52,39 +53,25 @@ class IdentityCore:
         self._dialect, self._instruments, self._held = dialect, instruments, held
         self._seen = {name: Seen() for name in held}
         self._contexts: dict[str, AssetContext] = {}
-        self._silent: dict[int, set[str]] = {}
+        self._silent: set[str] = set()
         self._newest_ms, self._newest_s = 0, 0.0
         self._bad: list[tuple[int, str, bytes]] = []
         self.statistics: Counter[str] = Counter()
         self.bad_frames: Counter[str] = Counter()
 
-    def connected(self, number: int) -> None:
+    def connected(self) -> None:
         """Note that a connection is open and everything was asked for on it."""
-        self._silent[number] = set(self._held)
+        self._silent = set(self._held)
 
-    def disconnected(self, number: int, replaced: bool = False) -> None:
-        """Note that a connection is gone, or never came to be.
+    def disconnected(self) -> None:
+        """Note that the connection is gone, or never came to be."""
+        for held in self._held.values():
+            held.interrupted()
 
-        A younger connection that is still open may have begun after a trade which the lost one was about to bring.
-
-        Args:
-            number: The connection.
-            replaced: It was listened to until a younger one had brought trades of every market, and for a while longer.
-        """
-        self._silent.pop(number, None)
-        for name, held in self._held.items():
-            if not any(name not in silent and (replaced or n < number) for n, silent in self._silent.items()):
-                held.interrupted()
-
-    def whole(self, number: int) -> bool:
-        """Tell whether a connection has brought trades of every market."""
-        return not self._silent.get(number, {""})
-
-    def received(self, number: int, frame: bytes, now_s: float) -> set[str]:
-        """Take a frame of an open connection, whole or not at all.
+    def received(self, frame: bytes, now_s: float) -> set[str]:
+        """Take a frame of the open connection, whole or not at all.
 
         Args:
-            number: The connection.
             frame: As received.
             now_s: Monotonic seconds.
 
@@ -92,7 +79,7 @@ class IdentityCore:
             The markets that it interrupts, for which a list should be asked for.
 
         Raises:
-            BadFrame: The venue refuses what was asked for on this connection.
+            BadFrame: The venue refuses what was asked for.
         """
         now_ms = self._newest_ms and self._newest_ms + int(1000 * (now_s - self._newest_s))
         try:
@@ -109,10 +96,14 @@ class IdentityCore:
                 case AssetContext():
                     self._take_context(name, event)
         for name, came in trades.items():
-            listed = self._dialect.begins_with_list and name in self._silent[number]
-            self._silent[number].discard(name)
             held = self._held[name]
-            self._keep(name, came, held.take_list(came, current=True) if listed else held.take(came), now_s)
+            if name in self._silent:
+                # A subscription begins with recent trades (Hyperliquid) or new ones, and leaves out none between them.
+                self._silent.discard(name)
+                new = held.take_list(came, current=True)
+            else:
+                new = held.take(came)
+            self._keep(name, came, new, now_s)
         return set()
 
     def unheard(self, name: str, listed: Sequence[IdentifiedTrade]) -> int:

@@ -40,7 +40,6 @@ class Dialect(msgspec.Struct, frozen=True):
         ping: The message that keeps a connection open; the venue answers it with a message.
         ping_s: Seconds from one to the next.
         trades_of: Returns which of some markets may have trades in a frame that was refused.
-        begins_with_list: The first trades of a subscription are a list of recent ones.
     """
 
     decode: Callable[[str | bytes, Mapping[str, Instrument], int], Named | None]
@@ -48,7 +47,6 @@ class Dialect(msgspec.Struct, frozen=True):
     ping: str
     ping_s: float
     trades_of: Callable[[str | bytes, Collection[str]], set[str]]
-    begins_with_list: bool
 
 
 def content(data: msgspec.Raw | msgspec.UnsetType) -> bytes:
