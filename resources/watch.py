@@ -126,6 +126,10 @@ COUNTED: Final = {
     "stalls": "Connections that did not bring what REST had.",
     "overflows": "Connections closed because the store was behind.",
     "refused": "Pages that REST refused.",
+    "marks": "Mark prices stored.",
+    "mark_stalls": "Connections whose mark prices had stopped.",
+    "klines_agree": "Klines that say what the trades say.",
+    "klines_differ": "Klines that do not.",
 }
 
 

@@ -22,7 +22,7 @@ from sensors.ranges import split_failed_ranges
 from trading_assets.automation import chain, close_days, keep_hot, refresh_today, upkeep
 from trading_assets.candles import candles_of
 from trading_assets.checks import checks
-from trading_assets.derivatives import contract_batches, derivatives
+from trading_assets.derivatives import derivatives
 from trading_assets.indicators import indicators_of, lmdb_candles, lmdb_indicators
 from trading_assets.microstructure import (
     liquidity_vacuums,
@@ -35,7 +35,7 @@ from trading_assets.microstructure import (
 from trading_assets.operations import hot_values
 from trading_assets.rag import market_snapshots, qdrant_points, snapshot_features, snapshot_outcomes
 from trading_assets.reconciliation import trade_reconciliation
-from trading_assets.trades import agg_trades, instruments, trade_batches
+from trading_assets.trades import agg_trades, contract_batches, instruments, trade_batches
 
 RESOURCES: dict[str, type[dg.ConfigurableResource]] = {
     "market": MarketDatabase,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from resources.wiring import ExchangeClient, MarketDatabase, TradeJournalReader
-from trading_assets.catalogue import MARKET_DATA, daily, daily_fresh
+from trading_assets.catalogue import daily
 from trading_assets.materialized import column_schema, draws, finish, record_days
 from trading_assets.partitions import SymbolWindow, symbol_window
-from trading_assets.trades import instruments
+from trading_assets.trades import contract_batches, instruments
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,23 +32,6 @@ DERIVATIVE_COLUMNS = {
     "mark_price": "float8, quote coin",
     "index_price": "float8, quote coin",
 }
-
-contract_batches = dg.AssetSpec(
-    "contract_batches",
-    deps=[instruments],
-    group_name="derivatives",
-    kinds={"rocksdb", "websocket", "msgpack"},
-    owners=MARKET_DATA,
-    partitions_def=None,
-    freshness_policy=daily_fresh,
-    description=(
-        "One row is the aggregate trades of one perpetual contract in one second of exchange time, keyed "
-        "`trades:{symbol}:{timestamp_ms}`, in a journal of their own with the ledger of ids they prove, books, and mark "
-        "prices of every second. Written by the collector of contracts; each closed quarter of an hour is reported as a "
-        "materialization."
-    ),
-    metadata=column_schema({"key": "trades:{symbol}:{timestamp_ms}", "trades": "MessagePack"}),
-)
 
 
 @dg.asset(

@@ -46,20 +46,31 @@ def instruments(
     return dg.MaterializeResult(metadata={"dagster/row_count": len(known), "symbols": ", ".join(known)})
 
 
-trade_batches = dg.AssetSpec(
-    "trade_batches",
-    deps=[instruments],
-    group_name="trades",
-    kinds={"rocksdb", "websocket", "msgpack"},
-    owners=MARKET_DATA,
-    partitions_def=None,
-    freshness_policy=daily_fresh,
-    description=(
-        "One row is the aggregate trades of one symbol in one second of exchange time, keyed "
-        "`trades:{symbol}:{timestamp_ms}`, written by the collector together with the ledger of ids it proves. "
-        "Each closed quarter of an hour is reported as a materialization."
-    ),
-    metadata=column_schema({"key": "trades:{symbol}:{timestamp_ms}", "trades": "MessagePack"}),
+def batches(name: str, group: str, beside: str = "") -> dg.AssetSpec:
+    """Return the asset that a collector writes and reports: one kind of market, in a journal of its own."""
+    return dg.AssetSpec(
+        name,
+        deps=[instruments],
+        group_name=group,
+        kinds={"rocksdb", "websocket", "msgpack"},
+        owners=MARKET_DATA,
+        partitions_def=None,
+        freshness_policy=daily_fresh,
+        description=(
+            "One row is the aggregate trades of one symbol in one second of exchange time, keyed "
+            "`trades:{symbol}:{timestamp_ms}`, written by the collector together with the ledger of ids it proves. "
+            f"{beside}Each closed quarter of an hour is reported as a materialization."
+        ),
+        metadata=column_schema({"key": "trades:{symbol}:{timestamp_ms}", "trades": "MessagePack"}),
+    )
+
+
+trade_batches = batches("trade_batches", "trades")
+contract_batches = batches(
+    "contract_batches",
+    "derivatives",
+    "They are those of the symbol's perpetual contract; beside them the journal holds its books and the mark price of every "
+    "second. ",
 )
 
 
