@@ -180,12 +180,8 @@ class Home:
         return self.journal_dir("spot")
 
     def journal_dir(self, kind: str) -> Path:
-        """Return the journal of one kind of market: `spot` or `usdm`."""
+        """Return the journal of one kind of market, `spot` or `usdm`, or of a venue whose ids prove nothing."""
         return self.path / "rocksdb" / kind
-
-    def venue_journal(self, venue: str) -> Path:
-        """Where the journal of a venue is looked for whose trade ids are identities."""
-        return self.path / "rocksdb" / venue
 
     @property
     def lmdb_dir(self) -> Path:

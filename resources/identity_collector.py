@@ -28,10 +28,12 @@ from websockets.exceptions import WebSocketException
 
 from resources.bybit import BybitRest
 from resources.control import controlled
+from resources.home import home_of
 from resources.hyperliquid import HyperliquidRest
 from resources.identity_journal import IdentityJournal
 from resources.rocksdb import PATIENCE_S
 from resources.watch import Watch, log_to_stderr, serve_metrics
+from resources.writer_lock import JournalHeld
 from trading.errors import TradingError
 from trading.market.identified import IdentifiedTrade
 from trading.market.instrument import Instrument
@@ -263,7 +265,9 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
     """Run one collector as the command line says and return its status."""
     root, stream, dialect = VENUES[options.venue]
     root, stream = options.rest or root, options.ws or stream.format(category=options.category)
-    rest = BybitRest(root, options.category) if options.venue == "bybit" else HyperliquidRest(root)
+    home = home_of(options.journal)
+    budget = None if home is None else home.rest_budget_file
+    rest = BybitRest(root, options.category, budget) if options.venue == "bybit" else HyperliquidRest(root, budget)
     try:
         with IdentityJournal.write(options.journal, PATIENCE_S, options.durability) as journal:
             instruments = await rest.instruments(options.symbols.split(","))
@@ -292,7 +296,7 @@ def _ack_to(descriptor: int) -> Callable[[str, Sequence[str]], None]:
 
 
 def main() -> int:
-    """Run the collector until it is told to stop; the last line of output is its status as JSON."""
+    """Run the collector until it is told to stop, and end as `resources.collector` does: with its status as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venue", choices=list(VENUES), required=True)
     parser.add_argument("--symbols", required=True, help="as the venue names them, separated by commas")
@@ -310,6 +314,9 @@ def main() -> int:
     log_to_stderr(options.log)
     try:
         print(json.dumps(asyncio.run(collect(options))), flush=True)
+    except JournalHeld as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(json.dumps({"held": error.message}), flush=True)
     except TradingError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -42,7 +42,7 @@ def home(tmp_path: Path) -> Path:
     held.interrupted()
     held.take(trades[2:3])
     held.take(trades[3:])
-    with IdentityJournal.write(place.venue_journal("bybit")) as journal:
+    with IdentityJournal.write(place.journal_dir("bybit")) as journal:
         journal.keep(Instrument("bybit", "BTCUSDT", "BTC", "USDT", 2, 3, "linear"))
         journal.append({"BTCUSDT": Seen(trades, stretches=held.stretches())}, 1)
     return tmp_path

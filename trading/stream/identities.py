@@ -6,6 +6,7 @@ is held here is never complete by its ids.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final, Literal
 
 import msgspec
@@ -157,7 +158,7 @@ class Identities:
         new = list({trade.trade_id: trade for trade in trades if trade.trade_id not in self._ids}.values())
         self._last_ms = max([self._last_ms, *(trade.time_ms for trade in new)])
         self._ids |= dict.fromkeys(trade.trade_id for trade in new)
-        for trade_id in list(self._ids)[: max(0, len(self._ids) - self._remembered)]:
+        for trade_id in list(islice(self._ids, max(0, len(self._ids) - self._remembered))):
             del self._ids[trade_id]
         return new
 

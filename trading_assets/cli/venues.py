@@ -30,7 +30,7 @@ def stretches(home: "Home", venue: str, symbol: str) -> dict[str, list["Stretch"
     from resources.identity_journal import IdentityJournal
 
     home.require()
-    folder = home.venue_journal(venue)
+    folder = home.journal_dir(venue)
     if not folder.exists():
         raise NotCollected(
             f"{venue} is not collected in this home",
