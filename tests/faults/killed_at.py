@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import Any, Final
 
-from resources import collector
+from resources import collector, identity_collector
 from resources.journal import TradeJournal
 from resources.rocksdb import Database
 from trading.stream.collector import CollectorCore
@@ -44,4 +44,5 @@ def prepare(point: str, nth: int) -> None:
 
 if __name__ == "__main__":
     prepare(sys.argv.pop(1), int(sys.argv.pop(1)))
-    sys.exit(collector.main())
+    identities = not identity_collector.VENUES.keys().isdisjoint(sys.argv)
+    sys.exit(identity_collector.main() if identities else collector.main())

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE
@@ -18,6 +18,8 @@ from tests.identity_venue import Bybit, Hyperliquid, Print, Venue, busy_prints, 
 from tests.resources.test_identity_collector import FOREVER_MS, assert_true
 
 KILLS = 100 if SOAK else 5
+PROGRAM = ("resources.identity_collector",)
+POINTS = ("after commit", "before commit")
 A_STEP = 20
 STEP_S = 0.04
 """Five hundred trades a second."""
@@ -41,11 +43,17 @@ class Acknowledged(set[str]):
 
 
 @contextmanager
-def collecting(folder: Path, venue: Venue, name: str, acknowledged: Acknowledged) -> Iterator[Collecting]:
+def collecting(
+    folder: Path,
+    venue: Venue,
+    name: str,
+    acknowledged: Acknowledged,
+    program: Sequence[str] = PROGRAM,
+) -> Iterator[Collecting]:
     """Run a collector, and take what it acknowledges until its end."""
     reading, writing = os.pipe()
     kind = "bybit" if isinstance(venue.form, Bybit) else "hyperliquid"
-    command = [sys.executable, "-m", "resources.identity_collector", "--venue", kind, "--symbols", name]
+    command = [sys.executable, "-m", *program, "--venue", kind, "--symbols", name]
     command += ["--journal", str(folder), "--rest", venue.rest_url, "--ws", venue.ws_url, "--ack-fd", str(writing)]
     with folder.with_suffix(".log").open("a") as log, os.fdopen(reading) as acks:
         thread = threading.Thread(target=acknowledged.read, args=[acks])
@@ -92,11 +100,16 @@ def test_nothing_acknowledged_is_absent_after_any_kill_and_the_time_of_the_absen
     folder, chance, seen = tmp_path / "journal", random.Random(5), Acknowledged()
     with Venue(Bybit()).serving() as venue, market(venue, busy_prints()):
         for kill in range(KILLS):
-            venue.rest_refuses = kill % 2 == 1
-            with collecting(folder, venue, "BTCUSDT", seen) as process:
-                until(seen.grown, process)
-                time.sleep(chance.uniform(0.0, 1.5))
-                process.kill()
+            venue.rest_refuses = kill % 3 > 0
+            named = POINTS[kill // 2 % len(POINTS)] if kill % 2 else None
+            program = ("tests.faults.killed_at", named, str(chance.randrange(3, 5))) if named else PROGRAM
+            with collecting(folder, venue, "BTCUSDT", seen, program) as process:
+                if named:
+                    assert process.wait(30) == -signal.SIGKILL
+                else:
+                    until(seen.grown, process)
+                    time.sleep(chance.uniform(0.0, 1.5))
+                    process.kill()
             seen.grown()
             assert seen <= held(folder, "BTCUSDT")
         happened = list(venue.happened)
