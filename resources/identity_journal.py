@@ -73,6 +73,11 @@ class IdentityJournal:
         with Database.read(directory, FORMAT, _families()) as database:
             yield cls(database)
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know of what it reads."""
+        return self._db.warnings
+
     def checkpoint(self) -> Path:
         """Make a checkpoint of all that was written and return its folder."""
         return self._db.checkpoint()

@@ -59,6 +59,7 @@ def test_days_are_unproven_or_degraded_and_what_was_not_heard_counts(
         ("degraded", HOUR_MS // 2 + 1),
     ]
     assert answer["summary"] == {"unproven": 0, "degraded": 3, "missing": 0}
+    assert answer["warnings"] == []
     _, _, shown = said(capsys, monkeypatch, "coverage", "BTCUSDT", "--venue", "bybit", "--home", str(home))
     assert "▒▒▒" in shown and "available" not in shown
 

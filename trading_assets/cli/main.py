@@ -224,15 +224,18 @@ def coverage(
         if venue:
             from resources.home import Home
 
-            rows, summary = venues.coverage(Home(home_path(home)), venue, symbol, lo_ms, hi_ms)
+            answer = venues.coverage(Home(home_path(home)), venue, symbol, lo_ms, hi_ms)
         else:
             from resources.stores import open_stores
 
             with open_stores(home_path(home)) as stores:
                 rows, summary = command.covered(stores, command.symbols_of(stores, symbol), lo_ms, hi_ms)
+            answer = {"days": rows, "summary": summary}
         if not as_json:
-            command.print_coverage(rows, legend)
-        emit({"days": rows, "summary": summary}, as_json)
+            for warning in answer.get("warnings", ()):
+                typer.echo(f"! {warning}")
+            command.print_coverage(answer["days"], legend)
+        emit(answer, as_json)
 
 
 @app.command()

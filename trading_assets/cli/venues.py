@@ -21,8 +21,8 @@ UNPROVEN: Final = {"unproven": "?", "degraded": SIGNS["degraded"], "missing": SI
 """Signs of states: nothing is known to be missing; some time of the day is missing; all of it is."""
 
 
-def stretches(home: "Home", venue: str, symbol: str) -> dict[str, list["Stretch"]]:
-    """Return what can be said of the time of each market, or of one.
+def stretches(home: "Home", venue: str, symbol: str) -> tuple[dict[str, list["Stretch"]], list[str]]:
+    """Return what can be said of the time of each market, or of one, and what the reader must know of that.
 
     Raises:
         NotCollected: The home has no journal of this venue, or nothing of the symbol.
@@ -37,35 +37,35 @@ def stretches(home: "Home", venue: str, symbol: str) -> dict[str, list["Stretch"
             f"python -m resources.identity_collector --venue {venue} --symbols … --journal {folder}",
         )
     with IdentityJournal.read(folder) as journal:
-        found = {name: journal.stretches(name) for name in sorted(journal.instruments())}
+        found, warnings = {name: journal.stretches(name) for name in sorted(journal.instruments())}, journal.warnings
     if symbol and symbol not in found:
         raise NotCollected(f"{symbol} of {venue} is not collected in this home", f"known are {', '.join(found)}")
-    return {symbol: found[symbol]} if symbol else found
+    return {symbol: found[symbol]} if symbol else found, warnings
 
 
 def gaps(home: "Home", venue: str, symbol: str) -> dict[str, Any]:
     """Return the stretches of time in which trades may be missing, and how much time is unproven besides."""
     totals, rows = Counter(unproven=0, missing=0), list[dict[str, Any]]()
-    for name, found in stretches(home, venue, symbol).items():
+    markets, warnings = stretches(home, venue, symbol)
+    for name, found in markets.items():
         for one in found:
             totals[one.state] += one.until_ms - one.from_ms
             if one.state == "missing":
                 span = {"from_time": _moment(one.from_ms), "until_time": _moment(one.until_ms)}
                 rows.append({"symbol": name, "state": one.state, **span, "ms": one.until_ms - one.from_ms})
-    return {"venue": venue, "gaps": rows, "ms": dict(totals)}
+    return {"venue": venue, "gaps": rows, "ms": dict(totals), "warnings": warnings}
 
 
-def coverage(
-    home: "Home", venue: str, symbol: str, lo_ms: int | None, hi_ms: int | None
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def coverage(home: "Home", venue: str, symbol: str, lo_ms: int | None, hi_ms: int | None) -> dict[str, Any]:
     """Return coverage by symbol and day, up to the newest trade, and how many days are in which state."""
+    markets, warnings = stretches(home, venue, symbol)
     rows = [
         {"symbol": name, "dataset": "trades", **day}
-        for name, found in stretches(home, venue, symbol).items()
+        for name, found in markets.items()
         for day in days(found, lo_ms, hi_ms)
     ]
     counted = Counter(row["state"] for row in rows)
-    return rows, {name: counted[name] for name in UNPROVEN}
+    return {"days": rows, "summary": {name: counted[name] for name in UNPROVEN}, "warnings": warnings}
 
 
 def days(found: Sequence["Stretch"], lo_ms: int | None = None, hi_ms: int | None = None) -> list[dict[str, Any]]:
@@ -104,6 +104,8 @@ def print_gaps(answer: dict[str, Any]) -> None:
     console = Console(soft_wrap=True)
     if answer["gaps"]:
         console.print(table)
+    for warning in answer["warnings"]:
+        console.print(f"! {warning}")
     missing_s, unproven_s = answer["ms"]["missing"] / 1000, answer["ms"]["unproven"] / 1000
     console.print(
         f"{missing_s:.3f} s are missing, {unproven_s:.3f} s are unproven: nothing is known to lack there, no id proves it."
