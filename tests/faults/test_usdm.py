@@ -207,7 +207,7 @@ def test_the_newest_frames_of_the_market_root_are_taken_each_for_what_it_is() ->
     core.tick(0.0)
     core.connected(1, 0.0)
     for line in recorded("raw/binance_usdm_2026/frames_2026-08-08.jsonl").read_bytes().splitlines():
-        core.received(1, line, 1.0)
+        core.received(1, [line], 1.0)
     # The kline is half an hour later than the trade, which only the exchange's clock can say.
     (fetch,) = [command for command in core.commands() if isinstance(command, Fetch)]
     core.fetched(fetch, 1786173361000, [], 2.0)
