@@ -39,7 +39,7 @@ def connects(fates: list[str], seconds: float, low: bool) -> list[float]:
                 if fate != "refused":
                     core.connected(command.connection, now_s)
                 if "trade" in fate:
-                    core.received(command.connection, frame(len(moments)), now_s)
+                    core.received(command.connection, [frame(len(moments))], now_s)
                 if fate.startswith("ends"):
                     core.shutting_down(command.connection, now_s)
                 elif fate != "lives":
