@@ -143,7 +143,7 @@ def test_a_planned_change_of_connections_needs_nothing_from_rest(
 
 def test_a_stream_that_never_comes_is_noticed_and_taken_from_rest_rows_28_and_30(tmp_path: Path) -> None:
     """As when a subscription is accepted and ignored: the connection answers, and the other stream is well."""
-    folder, seconds = tmp_path / "journal", 10
+    folder, seconds = tmp_path / "journal", 20
     silent, well = SYMBOLS
     faults = json.dumps({"stalled": [f"{silent.lower()}@aggTrade"]})
     with busy_exchange(tmp_path, "--faults", faults) as port:
