@@ -14,7 +14,7 @@ from tests.fuzz import ANYTHING, altered
 from tests.recorded import recorded
 from trading.market.instrument import Instrument
 from trading.market.trade import AggTrade
-from trading.stream.collector import WORTH_COMPILING, CollectorCore, Command, Compile
+from trading.stream.collector import WORTH_COMPILING, CollectorCore, Command, Compile, Disconnect
 from trading.stream.repair import FOREVER_MS
 from trading.stream.scanner import Scanner
 from trading.stream.wire import BadFrame, decode
@@ -245,6 +245,17 @@ def test_frames_do_together_what_they_do_one_by_one(batches: list[list[bytes]], 
             alone.received(1, [frame], float(now_s))
         together.received(1, frames, float(now_s))
         assert state(together) == state(alone)
+
+
+def test_frames_that_come_together_stop_at_the_most_that_may_wait() -> None:
+    wanted = dict.fromkeys(INSTRUMENTS, (NOW_MS, FOREVER_MS))
+    core = CollectorCore(INSTRUMENTS, {}, wanted, lambda low, _high: low, most_pending=5, scan_from=1)
+    core.scanner.compile()
+    core.tick(0.0)
+    core.connected(1, 0.0)
+    core.received(1, [trade_frame(number, NOW_MS, 1, "BTCUSDT") for number in range(100, 120)], 0.0)
+    assert core.pending == 5
+    assert Disconnect(1, "the store is behind") in core.commands()
 
 
 @pytest.mark.parametrize("size", [1, 100])
