@@ -84,10 +84,10 @@ def _heads(
         for _ in range(markets):
             lo, hi = edges[2 * market], edges[2 * market + 1]
             event = start + hi - lo
-            unlike = np.uint8(event + 2 > end or content[end - 1] != _BRACE or content[end - 2] != _BRACE)
+            unlike = event + 2 > end or content[end - 1] != _BRACE or content[end - 2] != _BRACE
             for index in range(0 if unlike else hi - lo):  # without a way out it becomes vector instructions
-                unlike |= content[start + index] ^ texts[lo + index]
-            if unlike == 0:
+                unlike |= content[np.uint64(start + index)] != texts[np.uint64(lo + index)]
+            if not unlike:
                 market_of[row], events[row] = market, event
                 break
             market = (market + 1) % markets
@@ -158,7 +158,7 @@ class Scanner:
     """
 
     def __init__(self, instruments: Mapping[str, Instrument]) -> None:
-        self._names = [*instruments, None]
+        self._names = np.array([*instruments, None], object)
         texts = list[bytes]()
         for name in instruments:
             stream, symbol = msgspec.json.encode(f"{name.lower()}@aggTrade"), msgspec.json.encode(name)
@@ -185,5 +185,5 @@ class Scanner:
         values = np.empty((_OTHER + 1, len(frames)), np.int64)
         _heads(content, ends, self._texts, self._edges, market_of, events)
         _events(content, ends, events, self._texts, self._edges, self._decimals, market_of, values)
-        symbols = map(self._names.__getitem__, market_of.tolist())
+        symbols = self._names[market_of].tolist()
         return zip(symbols, map(AggTrade, *values[:_MAKER].tolist(), (values[_MAKER] != 0).tolist()), strict=True)
