@@ -110,7 +110,7 @@ def _events(
         market, place, stop, seen = market_of[row], events[row], ends[row] - 2, _AT_FIRST
         while market >= 0 and place < stop:
             key = place = place + 1
-            while np.uint8((content[place] | 32) - 97) < 26:  # letters; a brace ends them
+            while np.uint8((content[np.uint64(place)] | 32) - 97) < 26:  # letters; a brace ends them
                 place += 1
             if content[key - 1] != _QUOTE or content[place] != _QUOTE or content[place + 1] != _COLON:
                 break
@@ -139,7 +139,7 @@ def _events(
                 lo, hi = edges[2 * market + 1], edges[2 * market + 2]
                 unusual = length != hi - lo
                 for index in range(0 if unusual else length):
-                    unusual |= content[first + index] != texts[lo + index]
+                    unusual |= content[np.uint64(first + index)] != texts[np.uint64(lo + index)]
             place += quoted
             goes_on = place <= stop and content[place] == (_COMMA if place < stop else _BRACE)
             if unusual or value < 0 or not goes_on or (field != _OTHER and seen >> field & 1):
