@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosedOK, WebSocketException
 
 from resources.binance import BinanceRest
 from resources.journal import TradeJournal
-from resources.text_socket import text_socket
+from resources.text_socket import listening
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.stream.backoff import Backoff
@@ -32,8 +32,6 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 SILENT_S: Final = 60.0
 """A stream that has brought nothing for this long is compared with REST: the market is quiet, or the stream has stalled."""
-
-SOCKET: Final = {"max_size": 2**22, "ping_interval": 3, "ping_timeout": 3, "close_timeout": 1, "open_timeout": 10}
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +64,6 @@ class BookFeed:
         self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
         streams = "/".join(f"{name.lower()}@depth@{every_ms}ms" for name in instruments)
         self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
-        self._socket = text_socket(lambda _frame: self.statistics.update(bad_unexpected_binary=1))
         self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
         self._recorders = {name: BookRecorder() for name in instruments}
         self._heard_s, self._not_before_s = dict.fromkeys(instruments, 0.0), dict.fromkeys(instruments, 0.0)
@@ -105,7 +102,7 @@ class BookFeed:
         return {**self.statistics, "symbols": books}
 
     async def _connection(self) -> None:
-        async with connect(self._url, max_queue=1024, create_connection=self._socket, **SOCKET) as socket:
+        async with listening(self._url, self._binary) as socket:
             _log.info("the book stream is open")
             self._heard_s = dict.fromkeys(self._instruments, time.monotonic())
             keeping = asyncio.create_task(self._keep(socket))
@@ -131,6 +128,9 @@ class BookFeed:
                 await asyncio.sleep(TURN_S)
         finally:
             await socket.close()
+
+    def _binary(self, _frame: bytes) -> None:
+        self.statistics["bad_unexpected_binary"] += 1
 
     def _take(self, frame: bytes) -> None:
         try:

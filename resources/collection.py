@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from resources.binance import BinanceRest, UnknownSymbol
 from resources.book_feed import BookFeed
-from resources.collector import Collector, metrics
+from resources.collecting_program import metrics
+from resources.collector import Collector
 from resources.home import Home
 from resources.journal import TradeJournal
 from resources.rocksdb import PATIENCE_S

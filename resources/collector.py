@@ -11,29 +11,26 @@ import json
 import logging
 import os
 import random
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
-from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from resources.binance import BinanceRest, UnknownSymbol
 from resources.book_feed import BookFeed
+from resources.collecting_program import collected, common_options, program
+from resources.control import controlled
 from resources.home import home_of
 from resources.journal import TradeJournal
 from resources.retention import verified
-from resources.rocksdb import PATIENCE_S, JournalDamaged, control_socket
+from resources.rocksdb import PATIENCE_S, JournalDamaged
 from resources.side_streams import SideStreams
 from resources.stream_set import KLINES, MARKS, SPOT, USDM
-from resources.text_socket import text_socket
-from resources.watch import Watch, log_to_stderr, serve_metrics
-from resources.writer_lock import JournalHeld
+from resources.text_socket import listening
+from resources.watch import Watch
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS
@@ -50,8 +47,6 @@ LINGER_S: Final = 1.0
 TIDY_S: Final = 60.0
 TRADE_BYTES: Final = 136
 """What a waiting trade takes: a struct with seven integers."""
-
-SOCKET: Final = {"max_size": 2**20, "ping_interval": 3, "ping_timeout": 3, "close_timeout": 1, "open_timeout": 10}
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +93,6 @@ class Collector:
         self._core = CollectorCore(
             self._instruments, ranges, wanted, uniform, lifetime_s=lifetime_s, marks=MARKS in beside
         )
-        self._socket = text_socket(self._core.binary)
         self._until_ms = max(until_ms for _, until_ms in wanted.values())
         self._books: BookFeed | None = None
         self._side = SideStreams(journal)
@@ -119,7 +113,13 @@ class Collector:
             TradingError: The journal cannot be written; what was acknowledged is kept.
         """
         try:
-            async with self._control():
+            commands = {
+                "checkpoint": self._checkpoint,
+                "status": self._said,
+                "repair": self._repair,
+                "stop": self._told,
+            }
+            async with controlled(self._journal.directory, commands):
                 while not self._stopping:
                     await self._turn()
         finally:
@@ -190,6 +190,23 @@ class Collector:
             "absent": absent,
             **({} if self._books is None else {"books": self._books.status()}),
         }
+
+    # -- what readers and commands ask for -----------------------------------------------------------------------------
+
+    def _checkpoint(self) -> str:
+        self.flush()
+        return f"ok {self._journal.checkpoint().name}"
+
+    def _said(self) -> str:
+        return json.dumps(self.status())
+
+    def _repair(self) -> str:
+        self.ask_again()
+        return self._said()
+
+    def _told(self) -> str:
+        self.stop()
+        return "ok"
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -266,7 +283,7 @@ class Collector:
         """Hand on the frames of one connection until it ends, all that are there at once."""
         frames = list[bytes]()
         try:
-            async with connect(self._url, max_queue=1024, create_connection=self._socket, **SOCKET) as socket:
+            async with listening(self._url, self._core.binary) as socket:
                 _log.info("connection %d is open", number)
                 self._core.connected(number, time.monotonic())
                 self._awake.set()
@@ -306,39 +323,6 @@ class Collector:
         else:
             self._core.fetched(fetch, asked_ms, page, time.monotonic())
 
-    # -- control -----------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _control(self) -> AsyncIterator[None]:
-        """Answer `checkpoint`, `status`, `repair` and `stop` on the journal's socket."""
-        path = control_socket(self._journal.directory)
-        path.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(self._answer, str(path))
-        path.chmod(0o600)
-        try:
-            yield
-        finally:
-            server.close()
-            path.unlink(missing_ok=True)
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        command = (await reader.readline()).strip()
-        if command == b"checkpoint":
-            self.flush()
-            answer = f"ok {self._journal.checkpoint().name}"
-        elif command in (b"status", b"repair"):
-            if command == b"repair":
-                self.ask_again()
-            answer = json.dumps(self.status())
-        elif command == b"stop":
-            self.stop()
-            answer = "ok"
-        else:
-            answer = "error unknown command"
-        writer.write(answer.encode() + b"\n")
-        await writer.drain()
-        writer.close()
-
 
 def _held(journal: TradeJournal, symbol: str) -> list[IdRange]:
     """Return what the journal holds; what its ledger claims and no readable batch holds is a hole again."""
@@ -377,24 +361,9 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
                 collector.ask_again()
             if options.books:
                 collector.beside(BookFeed(journal, rest, ws_url + streams.books_root, instruments, options.books))
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, collector.stop)
-            with metrics(options.metrics_port, collector):
-                await collector.run()
-            return collector.status()
+            return await collected(collector, options.metrics_port)
     finally:
         await rest.close()
-
-
-@contextlib.contextmanager
-def metrics(port: int, collector: Collector) -> Iterator[None]:
-    """Serve the collector's figures on a port of loopback; on none where it is 0."""
-    end = serve_metrics(port, collector.status) if port else None
-    try:
-        yield
-    finally:
-        if end is not None:
-            end()
 
 
 def _each(values: list[int], names: list[str]) -> list[int]:
@@ -409,40 +378,21 @@ def _ack_to(descriptor: int) -> Callable[[str, int], None]:
 
 
 def main() -> int:
-    """Run the collector until it is told to stop; the last line of output is its status as JSON.
-
-    A second collector of a journal has nothing to do: it says by whom it is `held`, and ends well. A journal that lies in
-    a home shares that home's request weight.
-    """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--journal", type=Path, required=True)
+    """Run the collector until it is told to stop; the last line of output is its status as JSON."""
+    parser = common_options(__doc__)
     parser.add_argument("--rest", required=True)
     parser.add_argument("--ws", required=True)
-    parser.add_argument("--symbols", required=True)
     parser.add_argument("--venue", default="binance", help="binance_usdm: perpetual contracts; any other name: spot")
-    parser.add_argument("--durability", choices=["second", "fsync"], default="second")
     parser.add_argument("--since-ms", type=int, nargs="+", help="one for each symbol, or for all")
     parser.add_argument("--until-ms", type=int, nargs="+", default=[FOREVER_MS], help="one for each symbol, or for all")
-    parser.add_argument("--ack-fd", type=int)
     parser.add_argument("--lifetime-s", type=float, default=LIFETIME_S, help="replace a connection that is so old")
     parser.add_argument(
         "--books", type=int, choices=[0, 100, 1000], default=0, help="keep books, of diffs of so many ms"
     )
     parser.add_argument("--check-klines", action="store_true", help="compare klines of minutes that are proven")
     parser.add_argument("--again", action="store_true", help="ask also for ids that the exchange once did not have")
-    parser.add_argument("--log", choices=["text", "json"], default="text")
-    parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics on loopback; 0: do not")
     options = parser.parse_args()
-    log_to_stderr(options.log)
-    try:
-        print(json.dumps(asyncio.run(collect(options))), flush=True)
-    except JournalHeld as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        print(json.dumps({"held": error.message}), flush=True)
-    except TradingError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return program(collect(options), options.log)
 
 
 if __name__ == "__main__":

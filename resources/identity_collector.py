@@ -15,25 +15,23 @@ import json
 import logging
 import os
 import random
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from resources.bybit import BybitRest
+from resources.collecting_program import collected, common_options, program
 from resources.control import controlled
 from resources.home import home_of
 from resources.hyperliquid import HyperliquidRest
 from resources.identity_journal import IdentityJournal
 from resources.rocksdb import PATIENCE_S
-from resources.watch import Watch, log_to_stderr, serve_metrics
-from resources.writer_lock import JournalHeld
+from resources.watch import Watch
 from trading.errors import TradingError
 from trading.market.identified import IdentifiedTrade
 from trading.market.instrument import Instrument
@@ -275,15 +273,7 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
             collector = IdentityCollector(
                 journal, rest, dialect, stream, instruments, ack, 0, options.lifetime_s, options.look_s
             )
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, collector.stop)
-            end = serve_metrics(options.metrics_port, collector.status) if options.metrics_port else None
-            try:
-                await collector.run()
-            finally:
-                if end is not None:
-                    end()
-            return collector.status()
+            return await collected(collector, options.metrics_port)
     finally:
         await rest.close()
 
@@ -297,30 +287,15 @@ def _ack_to(descriptor: int) -> Callable[[str, Sequence[str]], None]:
 
 def main() -> int:
     """Run the collector until it is told to stop, and end as `resources.collector` does: with its status as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common_options(__doc__)
     parser.add_argument("--venue", choices=list(VENUES), required=True)
-    parser.add_argument("--symbols", required=True, help="as the venue names them, separated by commas")
-    parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--category", choices=list(bybit.QUANTITY_STEPS), default="linear", help="of Bybit's contracts")
     parser.add_argument("--rest", help="another root of the REST interface")
     parser.add_argument("--ws", help="another URL of the stream")
-    parser.add_argument("--durability", choices=["second", "fsync"], default="second")
-    parser.add_argument("--ack-fd", type=int)
     parser.add_argument("--lifetime-s", type=float, help="give up a connection that is so old; default: never")
     parser.add_argument("--look-s", type=float, default=LOOK_S, help="hold REST's recent trades against the stream")
-    parser.add_argument("--log", choices=["text", "json"], default="text")
-    parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics on loopback; 0: do not")
     options = parser.parse_args()
-    log_to_stderr(options.log)
-    try:
-        print(json.dumps(asyncio.run(collect(options))), flush=True)
-    except JournalHeld as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        print(json.dumps({"held": error.message}), flush=True)
-    except TradingError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return program(collect(options), options.log)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ told by the frames themselves.
 from collections.abc import Callable
 from typing import Any, cast
 
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.frames import Frame, Opcode
 
 
@@ -30,10 +30,24 @@ class _TextSocket(ClientConnection):
             self._binary = None
 
 
-def text_socket(aside: Callable[[bytes], None]) -> type[ClientConnection]:
-    """Return what `websockets` is to make connections of, each of which hands binary messages to `aside`."""
+def listening(url: str, aside: Callable[[bytes], None]) -> connect:
+    """Return a connection to be entered by `async with`, on which `recv(decode=False)` brings text alone.
+
+    Args:
+        url: Where to.
+        aside: Called with each binary message.
+    """
 
     def made(*arguments: Any, **options: Any) -> ClientConnection:
         return _TextSocket(*arguments, aside=aside, **options)
 
-    return cast("type[ClientConnection]", made)
+    return connect(
+        url,
+        create_connection=cast("type[ClientConnection]", made),
+        max_size=2**20,
+        max_queue=1024,
+        ping_interval=3,
+        ping_timeout=3,
+        close_timeout=1,
+        open_timeout=10,
+    )
