@@ -34,7 +34,8 @@ from resources.watch import Watch
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS
-from trading.stream.collector import LIFETIME_S, TICK_S, CollectorCore, Compile, Connect, Disconnect, Quarantine
+from trading.stream.collector import TICK_S, CollectorCore, Compile, Quarantine
+from trading.stream.connections import LIFETIME_S, Connect, Disconnect
 from trading.stream.contiguity import IdRange, Ledger
 from trading.stream.repair import FOREVER_MS, Fetch
 

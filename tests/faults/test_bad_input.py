@@ -29,7 +29,8 @@ from trading.market.instrument import Instrument
 from trading.market.oddities import odd_trades
 from trading.market.timeframe import Timeframe
 from trading.market.trade import AggTrade, trades_frame
-from trading.stream.collector import QUARANTINED, TICK_S, CollectorCore, Connect, Quarantine
+from trading.stream.collector import QUARANTINED, TICK_S, CollectorCore, Quarantine
+from trading.stream.connections import Connect
 from trading.stream.repair import FOREVER_MS, Fetch
 from trading.stream.wire import BadFrame, decode_page
 

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COLLECTOR, REPAIR, LEDGER, BACKOFF = (
-    f"trading/stream/{name}.py" for name in ("collector", "repair", "contiguity", "backoff")
+COLLECTOR, CONNECTIONS, REPAIR, LEDGER, BACKOFF = (
+    f"trading/stream/{name}.py" for name in ("collector", "connections", "repair", "contiguity", "backoff")
 )
 
 MUTANTS = (
@@ -31,7 +31,7 @@ MUTANTS = (
         "False",
     ),
     ("silence is never noticed", REPAIR, "> limit\n", "> 1e9 * limit\n"),
-    ("closes the old connection too early", COLLECTOR, "if new.delivered_s is not None:", "if True:"),
+    ("closes the old connection too early", CONNECTIONS, "if new.delivered_s is not None:", "if True:"),
     ("believes the first empty end", REPAIR, ">= SETTLE_S:\n", ">= 0 or True:\n"),
     (
         "believes an end at the second question's time",
@@ -95,23 +95,23 @@ MUTANTS = (
         "return Pending(trades, {",
         "return Pending({k: v[1:] for k, v in trades.items()}, {",
     ),
-    ("connects without a pause", COLLECTOR, "again_s = now_s + self._backoff.pause_s(lived_s)", "again_s = now_s"),
+    ("connects without a pause", CONNECTIONS, "again_s = now_s + self._backoff.pause_s(lived_s)", "again_s = now_s"),
     ("pauses never grow", BACKOFF, "ceiling = min(LONGEST_S, FIRST_S * 2**self._attempt)", "ceiling = FIRST_S"),
     (
         "never connects again after the store was behind",
-        COLLECTOR,
-        '"the store is behind")\n            self._connect_at_s = 0.0\n',
-        '"the store is behind")\n',
+        CONNECTIONS,
+        "            self._connect_at_s = 0.0\n        return",
+        "            pass\n        return",
     ),
     (
         "drops what comes while the store is behind",
         COLLECTOR,
-        "                self._overflow()\n",
+        '                self.statistics["overflows"] += self._connections.close_all("the store is behind", again=True)\n',
         "                pass\n",
     ),
     (
         "an announced end is not prepared for",
-        COLLECTOR,
+        CONNECTIONS,
         "if only.ending or (",
         "if (",
     ),

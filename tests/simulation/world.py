@@ -15,7 +15,8 @@ import msgspec
 
 from trading.market.instrument import Instrument
 from trading.market.trade import AggTrade
-from trading.stream.collector import CollectorCore, Compile, Connect, Disconnect, Quarantine
+from trading.stream.collector import CollectorCore, Compile, Quarantine
+from trading.stream.connections import Connect, Disconnect
 from trading.stream.contiguity import IdRange
 from trading.stream.repair import FOREVER_MS, Fetch
 

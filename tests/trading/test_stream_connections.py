@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from trading.market.instrument import Instrument
 from trading.stream.backoff import Backoff
-from trading.stream.collector import TICK_S, CollectorCore, Connect
+from trading.stream.collector import TICK_S, CollectorCore
+from trading.stream.connections import Connect
 from trading.stream.repair import FOREVER_MS
 
 ALLOWED, WINDOW_S = 300, 300.0

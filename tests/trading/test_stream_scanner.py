@@ -14,7 +14,8 @@ from tests.fuzz import ANYTHING, altered
 from tests.recorded import recorded
 from trading.market.instrument import Instrument
 from trading.market.trade import AggTrade
-from trading.stream.collector import WORTH_COMPILING, CollectorCore, Command, Compile, Disconnect
+from trading.stream.collector import WORTH_COMPILING, CollectorCore, Command, Compile
+from trading.stream.connections import Disconnect
 from trading.stream.repair import FOREVER_MS
 from trading.stream.scanner import Scanner
 from trading.stream.wire import BadFrame, decode

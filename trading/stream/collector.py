@@ -3,11 +3,10 @@
 It opens no socket and reads no clock. A driver tells it what happened and when, carries out its commands and calls
 `tick` every `TICK_S`; the same sequence of events gives the same decisions, so that a whole day of faults can be
 replayed from a seed. One connection carries all symbols, and other streams beside their trades, whose events are handed on
-as they came. A planned change of connections overlaps: the new one delivers
-before the old one is closed, and trades that both bring are taken once.
+as they came. Trades that two connections bring are taken once.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Final
@@ -16,23 +15,13 @@ import msgspec
 
 from trading.market.instrument import Instrument
 from trading.market.trade import AggTrade
-from trading.stream.backoff import Backoff
+from trading.stream.connections import LIFETIME_S, Connect, Connections, Disconnect
 from trading.stream.contiguity import IdRange
 from trading.stream.events import Event, Kline, MarkPrice, ServerShutdown, decode_event
 from trading.stream.mark_watch import MarkWatch
 from trading.stream.repair import Fetch, Fill, SymbolStream
 from trading.stream.scanner import Scanner
 from trading.stream.wire import BadFrame, decode, far_ahead
-
-LIFETIME_S: Final = 23 * 3600 + 50 * 60
-"""The exchange cuts a connection after 24 hours; ours is replaced before."""
-
-CONNECTS: Final = 150
-CONNECTS_S: Final = 300.0
-"""The exchange allows an address 300 connections in this time; half are left to books and other processes."""
-
-OVERLAP_S: Final = 10.0
-"""A replacement that has not delivered anything for this long, while the old one has, is given up."""
 
 STALLED_MS: Final = 3_000
 """Trades this old that REST has and the stream did not bring mean that the stream has stalled."""
@@ -51,19 +40,6 @@ WORTH_COMPILING: Final = 10_000
 """A stream that has brought so many frames in large batches will bring more; a demo does not come to as many."""
 
 TICK_S: Final = 0.25
-
-
-class Connect(msgspec.Struct, frozen=True):
-    """Open a connection that carries all symbols."""
-
-    connection: int
-
-
-class Disconnect(msgspec.Struct, frozen=True):
-    """Close a connection."""
-
-    connection: int
-    reason: str
 
 
 class Quarantine(msgspec.Struct, frozen=True):
@@ -97,19 +73,6 @@ class Pending(msgspec.Struct, frozen=True):
     beside: Sequence[tuple[str, Kline | MarkPrice]] = ()
 
 
-class _Connection:
-    """One connection; `open_s` is None until it is open, `delivered_s` until it has brought a trade.
-
-    `ending` says that it is to be replaced: the exchange announced its end, or it does not deliver.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.open_s: float | None = None
-        self.delivered_s: float | None = None
-        self.ending = False
-
-
 class CollectorCore:
     """The decisions of one collector.
 
@@ -135,36 +98,30 @@ class CollectorCore:
         marks: bool = False,
         scan_from: int = SCAN_FROM,
     ) -> None:
-        self._instruments, self._most_pending, self._lifetime_s = instruments, most_pending, lifetime_s
+        self._instruments, self._most_pending = instruments, most_pending
         self.streams = {name: SymbolStream(name, ledgers.get(name, ()), *wanted[name]) for name in instruments}
         self.scanner, self._scan_from, self._unscanned = Scanner(instruments), scan_from, 0
         self.statistics: Counter[str] = Counter()
         self.bad_frames: Counter[str] = Counter()
         self.waiting: list[Command] = []
         """What `commands` will return."""
-        self._connections: dict[int, _Connection] = {}
-        self._opened = 0
-        self._opened_s = deque[float](maxlen=CONNECTS)
-        self._backoff = Backoff(uniform)
-        self._connect_at_s: float | None = 0.0
-        self._replace_at_s = 0.0
+        self._connections = Connections(
+            uniform, lifetime_s, lambda command: self.waiting.append(command), self.statistics
+        )
         self.newest_ms = 0
         """Newest exchange time that is known, of a trade or of the exchange's clock."""
         self._doubted: list[tuple[int, bytes]] = []
         self._pending = 0
         self._beside: list[tuple[str, Kline | MarkPrice]] = []
         self._marks = MarkWatch(instruments) if marks else None
-        self._stopped = False
 
     # -- what happened -----------------------------------------------------------------------------------------------
 
     def connected(self, connection: int, now_s: float) -> None:
         """Note that a connection is open and its subscriptions are in place."""
-        state = self._connections.get(connection)
-        if state is None:
+        alone = self._connections.connected(connection, now_s)
+        if alone is None:
             return
-        alone = not any(other.open_s is not None for other in self._connections.values())
-        state.open_s = now_s
         for stream in self.streams.values():
             stream.missed_ms = None
         if alone:
@@ -175,7 +132,7 @@ class CollectorCore:
         """Take frames of a connection in the order in which they came, late ones included."""
         for frame, (symbol, trade) in zip(frames, self._scanned(frames), strict=False):
             if self._pending >= self._most_pending:
-                self._overflow()
+                self.statistics["overflows"] += self._connections.close_all("the store is behind", again=True)
             elif symbol is None or trade is None or far_ahead(trade.time_ms, self.newest_ms):
                 self._read(connection, frame, now_s, clock_known=False)
             else:
@@ -183,9 +140,7 @@ class CollectorCore:
 
     def shutting_down(self, connection: int, now_s: float) -> None:
         """Note that the exchange announced the end of a connection."""
-        if connection in self._connections:
-            self._connections[connection].ending = True
-        self._change_over(now_s)
+        self._connections.shutting_down(connection, now_s)
 
     def binary(self, frame: bytes) -> None:
         """Keep a binary message aside, whatever it holds: the exchange sends text."""
@@ -193,16 +148,7 @@ class CollectorCore:
 
     def disconnected(self, connection: int, now_s: float) -> None:
         """Note that a connection ended or could not be opened, whoever ended it."""
-        state = self._connections.pop(connection, None)
-        if state is None or self._stopped:
-            return
-        lived_s = 0.0 if state.open_s is None else now_s - state.open_s
-        again_s = now_s + self._backoff.pause_s(lived_s)
-        if self._connections:
-            self._replace_at_s = again_s
-        else:
-            self.statistics["reconnects"] += 1
-            self._connect_at_s = again_s
+        self._connections.disconnected(connection, now_s)
 
     def fetched(self, fetch: Fetch, asked_ms: int, trades: Sequence[AggTrade], now_s: float) -> None:
         """Take a page of trades; `asked_ms` is the exchange's clock before it was asked."""
@@ -217,7 +163,7 @@ class CollectorCore:
             self._read(connection, frame, now_s, clock_known=True)
         if not fetch.hole and fetch.from_id is not None and self._stalled(stream, new, asked_ms, now_s):
             self.statistics["stalls"] += 1
-            self._replace_stalled(now_s)
+            self._connections.replace_stalled(now_s)
 
     def refused(self, fetch: Fetch, now_s: float, wait_s: float = 0.0) -> None:
         """Note that a page was refused, or did not come; `wait_s` is how long the exchange wants to be left alone."""
@@ -236,19 +182,16 @@ class CollectorCore:
 
     def stop(self) -> None:
         """Close all connections and open none again."""
-        self._stopped, self._connect_at_s = True, None
-        self._close(list(self._connections), "stopped")
+        self._connections.close_all("stopped", again=False)
 
     # -- what follows ------------------------------------------------------------------------------------------------
 
     def tick(self, now_s: float) -> None:
         """Do what is due."""
-        if self._connect_at_s is not None and now_s >= self._connect_at_s and self._pending < self._most_pending:
-            self._connect(now_s)
-        self._change_over(now_s)
-        if self._marks is not None and self._marks.stalled(now_s, now_s - self._open_for_s(now_s)):
+        self._connections.tick(now_s, self._pending < self._most_pending)
+        if self._marks is not None and self._marks.stalled(now_s, now_s - self._connections.open_for_s(now_s)):
             self.statistics["mark_stalls"] += 1
-            self._replace_stalled(now_s)
+            self._connections.replace_stalled(now_s)
         for stream in self.streams.values():
             if stream.silent(now_s):
                 stream.look(now_s)
@@ -282,78 +225,19 @@ class CollectorCore:
         """Whether every symbol has all that is wanted of it, but for what the exchange does not have."""
         return all(stream.complete for stream in self.streams.values())
 
-    # -- connections -------------------------------------------------------------------------------------------------
-
-    def _connect(self, now_s: float) -> None:
-        if len(self._opened_s) == CONNECTS and now_s - self._opened_s[0] < CONNECTS_S:
-            return
-        self._connect_at_s = None
-        self._opened += 1
-        self._opened_s.append(now_s)
-        self._connections[self._opened] = _Connection(self._opened)
-        self.waiting.append(Connect(self._opened))
-
-    def _replace(self, now_s: float) -> None:
-        """Open another connection beside the one there is, unless one is on its way already."""
-        idle = self._connect_at_s is None and now_s >= self._replace_at_s
-        if len(self._connections) == 1 and idle and not self._stopped:
-            opened = self._opened
-            self._connect(now_s)
-            self.statistics["replacements"] += self._opened - opened
-
-    def _change_over(self, now_s: float) -> None:
-        """Replace an old connection, and close whichever of two is not needed."""
-        if len(self._connections) == 1:
-            (only,) = self._connections.values()
-            if only.ending or (only.open_s is not None and now_s - only.open_s >= self._lifetime_s):
-                self._replace(now_s)
-            return
-        if len(self._connections) < 2:
-            return
-        old, new = sorted(self._connections.values(), key=lambda state: state.number)[-2:]
-        if new.delivered_s is not None:
-            self._close([number for number in self._connections if number < new.number], "replaced")
-        elif new.open_s is not None and now_s - new.open_s > OVERLAP_S:
-            delivers = old.delivered_s is not None and old.delivered_s > new.open_s
-            self._close([new.number] if delivers else [old.number], "silent")
-            self._replace_at_s = now_s + self._backoff.pause_s(0.0)
-
-    def _close(self, connections: Iterable[int], reason: str) -> None:
-        for connection in connections:
-            del self._connections[connection]
-            self.waiting.append(Disconnect(connection, reason))
-
-    def _stalled(self, stream: SymbolStream, new: Sequence[AggTrade], asked_ms: int, now_s: float) -> bool:
-        """Return whether the exchange has had trades for a while that the stream should have brought and did not."""
-        open_ms = asked_ms - self._open_for_s(now_s) * 1000
-        missed = next((trade.time_ms for trade in new if trade.time_ms > open_ms), None)
-        # One page may be younger than that, where REST is asked so often that it keeps up.
-        stream.missed_ms = missed if stream.missed_ms is None else stream.missed_ms
-        return missed is not None and stream.missed_ms is not None and asked_ms - stream.missed_ms > STALLED_MS
-
-    def _open_for_s(self, now_s: float) -> float:
-        return max((now_s - c.open_s for c in self._connections.values() if c.open_s is not None), default=0.0)
-
-    def _replace_stalled(self, now_s: float) -> None:
-        """Replace a connection that does not deliver, as soon as may be; and the one after it not at once."""
-        for connection in self._connections.values():
-            connection.ending = True
-        opened = self._opened
-        self._replace(now_s)
-        if self._opened > opened:
-            self._replace_at_s = now_s + self._backoff.pause_s(self._open_for_s(now_s))
-
-    def _overflow(self) -> None:
-        if self._connections:
-            self.statistics["overflows"] += 1
-            self._close(list(self._connections), "the store is behind")
-            self._connect_at_s = 0.0
-
     # -- trades ------------------------------------------------------------------------------------------------------
 
     def _look_at_all(self, now_s: float) -> None:
         for stream in self.streams.values():
             stream.look(now_s)
+
+    def _stalled(self, stream: SymbolStream, new: Sequence[AggTrade], asked_ms: int, now_s: float) -> bool:
+        """Return whether the exchange has had trades for a while that the stream should have brought and did not."""
+        open_ms = asked_ms - self._connections.open_for_s(now_s) * 1000
+        missed = next((trade.time_ms for trade in new if trade.time_ms > open_ms), None)
+        # One page may be younger than that, where REST is asked so often that it keeps up.
+        stream.missed_ms = missed if stream.missed_ms is None else stream.missed_ms
+        return missed is not None and stream.missed_ms is not None and asked_ms - stream.missed_ms > STALLED_MS
 
     def _scanned(self, frames: Sequence[bytes]) -> Iterable[tuple[str | None, AggTrade | None]]:
         """Return (symbol, trade) of each frame, for as long as it is asked; without a symbol, it is to be read alone."""
@@ -408,9 +292,7 @@ class CollectorCore:
     def _take(self, connection: int, frame: bytes, symbol: str, trade: AggTrade, now_s: float) -> None:
         stream = self.streams[symbol]
         stream.heard(now_s)
-        state = self._connections.get(connection)
-        if state is not None:
-            state.delivered_s = now_s
+        self._connections.delivered(connection, now_s)
         if stream.take((trade,)):
             self._pending += 1
         elif stream.relisted:
