@@ -177,7 +177,7 @@ def _vacuums(
     found: list[LiquidityVacuum] = []
     for run in _merged(_runs(bins, thin_share * median)):
         actual = run.volume / run.bins
-        deficit_pct = 100 * (median - actual) / median
+        deficit_pct = 100 * (1 - actual / median)
         severity, impact = _severity(deficit_pct), _impact(deficit_pct)
         found.append(LiquidityVacuum(source, side, run.low, run.high, actual, median, deficit_pct, severity, impact))
     return found

@@ -3,7 +3,7 @@
 from statistics import median
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.trading.microstructure.made import BTC, END, T0, book, trades
@@ -77,6 +77,7 @@ def test_severity_follows_the_deficit(lots: int, severity: Severity, impact: Imp
 
 @given(st.lists(st.integers(0, 400), min_size=8, max_size=60).filter(lambda lots: sum(lots) >= 1_000))
 @settings(max_examples=40, deadline=None)
+@example([0, 0, 26, 44, 400, 400, 0, 130])  # an empty bin lacks all of the median, and not a bit more
 def test_each_thin_bin_lies_in_exactly_one_vacuum(lots: list[int]) -> None:
     made = profile(*lots)
     vacuums = vacuums_in_profile(made)
