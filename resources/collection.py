@@ -88,16 +88,17 @@ class Collection:
         try:
             directory = self._home.journal_dir(streams.kind)
             with TradeJournal.write(directory, PATIENCE_S, settings.journal_durability) as journal:
-                instruments = await self._instruments(rest)
+                instruments, clock_ms = await self._instruments(rest), await rest.server_time()
                 collector = Collector(
                     journal,
                     rest,
                     ws_url + streams.trades_root,
                     instruments,
-                    dict.fromkeys(instruments, (await rest.server_time(), FOREVER_MS)),
+                    dict.fromkeys(instruments, (clock_ms, FOREVER_MS)),
                     retention_days=settings.journal_retention_days,
                     beside=(*streams.beside, KLINES),
                     by_age=contracts,
+                    clock_ms=clock_ms,
                 )
                 collector.beside(BookFeed(journal, rest, ws_url + streams.books_root, instruments))
                 self._collector = collector

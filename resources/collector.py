@@ -34,10 +34,12 @@ from resources.watch import Watch
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS
+from trading.market.trade import AggTrade
 from trading.stream.collector import TICK_S, CollectorCore, Compile, Quarantine
 from trading.stream.connections import LIFETIME_S, Connect, Disconnect
 from trading.stream.contiguity import IdRange, Ledger
 from trading.stream.repair import FOREVER_MS, Fetch
+from trading.stream.wire import BadFrame, far_ahead
 
 LOOK_S: Final = 1.0
 """How often a collector that is to end asks for the exchange's clock, and an idle one lets the journal sync."""
@@ -67,6 +69,7 @@ class Collector:
         lifetime_s: After which a connection is replaced.
         beside: Streams that are taken in the same connection; see `resources.stream_set`.
         by_age: Drop what is older than `retention_days` although no database has it.
+        clock_ms: The exchange's clock; no first event is believed that lies far ahead of it.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Collector:
         lifetime_s: float = LIFETIME_S,
         beside: Sequence[str] = (),
         by_age: bool = False,
+        clock_ms: int = 0,
     ) -> None:
         self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
         streams = "/".join(f"{name.lower()}@{kind}" for name in instruments for kind in ("aggTrade", *beside))
@@ -92,7 +96,7 @@ class Collector:
         wanted = {name: (max(since, journal.kept_since_ms(name)), until) for name, (since, until) in wanted.items()}
         uniform = random.Random(seed).uniform  # noqa: S311
         self._core = CollectorCore(
-            self._instruments, ranges, wanted, uniform, lifetime_s=lifetime_s, marks=MARKS in beside
+            self._instruments, ranges, wanted, uniform, lifetime_s=lifetime_s, marks=MARKS in beside, clock_ms=clock_ms
         )
         self._until_ms = max(until_ms for _, until_ms in wanted.values())
         self._books: BookFeed | None = None
@@ -146,9 +150,17 @@ class Collector:
         self._awake.set()
 
     def flush(self) -> None:
-        """Store what is pending and acknowledge it."""
+        """Store what is pending and acknowledge it; what could not be stored once ends the collector."""
+        if self._failure is not None:
+            raise self._failure
         pending, began_s = self._core.take_pending(), time.monotonic()
-        self.statistics["new_batches"] += self._journal.append(pending.trades, pending.ledgers, pending.fills)
+        try:
+            self.statistics["new_batches"] += self._journal.append(pending.trades, pending.ledgers, pending.fills)
+        except Exception as error:
+            # The core holds these trades as stored: whoever asked for this flush, no later one may claim them.
+            self._failure = error
+            self._awake.set()
+            raise
         self._stored_s = time.monotonic()
         for name, trades in pending.trades.items():
             self.statistics["trades"] += len(trades)
@@ -318,11 +330,18 @@ class Collector:
             page = await self._rest.agg_trades(
                 self._instruments[fetch.symbol], fetch.from_id, start_ms, limit=fetch.limit
             )
+            await self._check_times(page, asked_ms)
         except TradingError as error:
             _log.warning("%s: no page of trades: %s", fetch.symbol, error)
             self._core.refused(fetch, time.monotonic())
         else:
             self._core.fetched(fetch, asked_ms, page, time.monotonic())
+
+    async def _check_times(self, page: Sequence[AggTrade], asked_ms: int) -> None:
+        """Refuse a page with a trade far ahead of the exchange's clock, which would prove all the time up to it."""
+        newest_ms = max((trade.time_ms for trade in page), default=0)
+        if far_ahead(newest_ms, asked_ms) and far_ahead(newest_ms, await self._rest.server_time()):
+            raise BadFrame("future_time", f"a page ends at {newest_ms}")
 
 
 def _held(journal: TradeJournal, symbol: str) -> list[IdRange]:
@@ -352,11 +371,20 @@ async def collect(options: argparse.Namespace) -> dict[str, Any]:
                 if name not in instruments:
                     raise UnknownSymbol(f"the exchange does not trade {name[:40]} as {streams.kind}", "check --symbols")
             ack = _ack_to(options.ack_fd) if options.ack_fd is not None else None
-            since_ms = _each(options.since_ms or [await rest.server_time()], names)
+            clock_ms = await rest.server_time()
+            since_ms = _each(options.since_ms or [clock_ms], names)
             wanted = dict(zip(names, zip(since_ms, _each(options.until_ms, names), strict=True), strict=True))
             trades_url = ws_url + streams.trades_root
             collector = Collector(
-                journal, rest, trades_url, instruments, wanted, ack, lifetime_s=options.lifetime_s, beside=beside
+                journal,
+                rest,
+                trades_url,
+                instruments,
+                wanted,
+                ack,
+                lifetime_s=options.lifetime_s,
+                beside=beside,
+                clock_ms=clock_ms,
             )
             if options.again:
                 collector.ask_again()

@@ -19,7 +19,10 @@ async def controlled(directory: Path, commands: Mapping[str, Callable[[], str]])
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = (await reader.readline()).decode(errors="replace").strip()
-        said = commands[asked]() if asked in commands else "error unknown command"
+        try:
+            said = commands[asked]() if asked in commands else "error unknown command"
+        except Exception as error:  # who asked is told; the owner remembers what must end it
+            said = f"error {error}"
         writer.write(said.encode() + b"\n")
         await writer.drain()
         writer.close()

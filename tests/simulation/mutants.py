@@ -106,7 +106,7 @@ MUTANTS = (
     (
         "drops what comes while the store is behind",
         COLLECTOR,
-        '                self.statistics["overflows"] += self._connections.close_all("the store is behind", again=True)\n',
+        '                self.statistics["overflows"] += self._connections.give_up("the store is behind")\n',
         "                pass\n",
     ),
     (

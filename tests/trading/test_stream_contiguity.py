@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from trading.market.trade import AggTrade
 from trading.stream.contiguity import (
-    Arrival,
     IdRange,
     Ledger,
     claims_of,
@@ -43,7 +42,7 @@ def test_a_ledger_holds_what_arrived_in_any_order_and_names_the_rest(numbers: li
     ledger = opened()
     for number in numbers:
         known = ledger.holds(number)
-        assert (ledger.arrival(trade(number)) is Arrival.KNOWN) == known
+        assert ledger.holds(number) == known
         ledger.take(trade(number))
     held = set(numbers)
     assert [(r.first_id, r.last_id) for r in ledger.ranges if r.last_id >= r.first_id] == runs_of(held)
@@ -102,8 +101,10 @@ def test_missing_ids_are_the_claimed_ones_that_are_not_held(held: set[int], span
 def test_a_jump_of_ids_is_a_hole_at_once() -> None:
     ledger = opened()
     ledger.take(trade(FIRST))
-    assert ledger.arrival(trade(FIRST + 1)) is Arrival.NEW
-    assert ledger.arrival(trade(FIRST + 1001)) is Arrival.AFTER_HOLE
+    ledger.take(trade(FIRST + 1))
+    assert ledger.holes() == []
+    ledger.take(trade(FIRST + 1001))
+    assert ledger.holes() == [(FIRST + 2, FIRST + 1000)]
 
 
 def test_the_exchange_may_confirm_a_silence() -> None:

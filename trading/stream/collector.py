@@ -85,6 +85,7 @@ class CollectorCore:
         lifetime_s: After which a connection is replaced.
         marks: Whether the connection carries mark prices, so that it is replaced when they stop coming.
         scan_from: How many frames that come together are read at once, as soon as that is compiled.
+        clock_ms: The exchange's clock; 0: not known, so that the first event is believed whatever its time.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class CollectorCore:
         lifetime_s: float = LIFETIME_S,
         marks: bool = False,
         scan_from: int = SCAN_FROM,
+        clock_ms: int = 0,
     ) -> None:
         self._instruments, self._most_pending = instruments, most_pending
         self.streams = {name: SymbolStream(name, ledgers.get(name, ()), *wanted[name]) for name in instruments}
@@ -108,7 +110,7 @@ class CollectorCore:
         self._connections = Connections(
             uniform, lifetime_s, lambda command: self.waiting.append(command), self.statistics
         )
-        self.newest_ms = 0
+        self.newest_ms = clock_ms
         """Newest exchange time that is known, of a trade or of the exchange's clock."""
         self._doubted: list[tuple[int, bytes]] = []
         self._pending = 0
@@ -132,7 +134,7 @@ class CollectorCore:
         """Take frames of a connection in the order in which they came, late ones included."""
         for frame, (symbol, trade) in zip(frames, self._scanned(frames), strict=False):
             if self._pending >= self._most_pending:
-                self.statistics["overflows"] += self._connections.close_all("the store is behind", again=True)
+                self.statistics["overflows"] += self._connections.give_up("the store is behind")
             elif symbol is None or trade is None or far_ahead(trade.time_ms, self.newest_ms):
                 self._read(connection, frame, now_s, clock_known=False)
             else:
@@ -179,10 +181,6 @@ class CollectorCore:
         for stream in self.streams.values():
             stream.ledger.doubt_absent()
         self._look_at_all(now_s)
-
-    def stop(self) -> None:
-        """Close all connections and open none again."""
-        self._connections.close_all("stopped", again=False)
 
     # -- what follows ------------------------------------------------------------------------------------------------
 

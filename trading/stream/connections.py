@@ -73,7 +73,6 @@ class Connections:
         self._backoff = Backoff(uniform)
         self._connect_at_s: float | None = 0.0
         self._replace_at_s = 0.0
-        self._stopped = False
 
     # -- what happened -----------------------------------------------------------------------------------------------
 
@@ -100,7 +99,7 @@ class Connections:
     def disconnected(self, connection: int, now_s: float) -> None:
         """Note that one ended or could not be opened, whoever ended it."""
         state = self._all.pop(connection, None)
-        if state is None or self._stopped:
+        if state is None:
             return
         lived_s = 0.0 if state.open_s is None else now_s - state.open_s
         again_s = now_s + self._backoff.pause_s(lived_s)
@@ -131,15 +130,13 @@ class Connections:
         if self._opened > opened:
             self._replace_at_s = now_s + self._backoff.pause_s(self.open_for_s(now_s))
 
-    def close_all(self, reason: str, again: bool) -> bool:
-        """Close all, to open one `again` when it may or never; return whether there was any."""
-        any_open = bool(self._all)
+    def give_up(self, reason: str) -> bool:
+        """Close all, and open one again when it may; return whether there was any."""
+        given_up = bool(self._all)
         self._close(list(self._all), reason)
-        if not again:
-            self._stopped, self._connect_at_s = True, None
-        elif any_open:
+        if given_up:
             self._connect_at_s = 0.0
-        return any_open
+        return given_up
 
     def _connect(self, now_s: float) -> None:
         if len(self._opened_s) == CONNECTS and now_s - self._opened_s[0] < CONNECTS_S:
@@ -153,7 +150,7 @@ class Connections:
     def _replace(self, now_s: float) -> None:
         """Open another connection beside the one there is, unless one is on its way already."""
         idle = self._connect_at_s is None and now_s >= self._replace_at_s
-        if len(self._all) == 1 and idle and not self._stopped:
+        if len(self._all) == 1 and idle:
             opened = self._opened
             self._connect(now_s)
             self._statistics["replacements"] += self._opened - opened

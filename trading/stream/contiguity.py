@@ -6,7 +6,6 @@ or stores anything.
 """
 
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from itertools import pairwise
 
 import msgspec
@@ -14,14 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trading.market.trade import AggTrade
-
-
-class Arrival(Enum):
-    """What a trade is to a ledger."""
-
-    NEW = "new"
-    KNOWN = "known"
-    AFTER_HOLE = "after_hole"
 
 
 class IdRange(msgspec.Struct, array_like=True):
@@ -67,13 +58,6 @@ class Ledger:
                 self.ranges.insert(place, IdRange(first_id, first_id - 1, since_ms, since_ms))
                 return
         self.ranges.append(IdRange(first_id, first_id - 1, since_ms, since_ms))
-
-    def arrival(self, trade: AggTrade) -> Arrival:
-        """Say what a trade is, without taking it."""
-        if self.holds(trade.agg_trade_id):
-            return Arrival.KNOWN
-        expected = self.next_id
-        return Arrival.NEW if expected is None or trade.agg_trade_id <= expected else Arrival.AFTER_HOLE
 
     def holds(self, agg_trade_id: int) -> bool:
         """Return whether an id is held."""

@@ -1,0 +1,106 @@
+"""What must end a collector, or be refused by it, so that nothing is claimed that is not held."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from resources.binance import BinanceRest
+from resources.collector import Collector
+from resources.journal import TradeJournal
+from resources.journal_entries import key_of
+from resources.rocksdb import JournalDamaged, control_socket
+from tests.loopback import Asked, loopback
+from trading.market.instrument import Instrument
+from trading.stream.collector import CollectorCore
+from trading.stream.repair import FOREVER_MS, Fetch
+
+NOW_MS = 1_760_000_040_000
+FAR_MS = 9_999_999_999_999
+NAME = "BTCUSDT"
+INSTRUMENTS = {NAME: Instrument("sim", NAME, "BTC", "USDT", 2, 5)}
+
+
+def event(number: int, time_ms: int) -> dict[str, object]:
+    return {
+        "e": "aggTrade",
+        "s": NAME,
+        "a": number,
+        "p": "1.0",
+        "q": "1",
+        "f": number,
+        "l": number,
+        "T": time_ms,
+        "m": True,
+    }
+
+
+def frame(number: int, time_ms: int) -> bytes:
+    return json.dumps({"stream": f"{NAME.lower()}@aggTrade", "data": event(number, time_ms)}).encode()
+
+
+def collector(journal: TradeJournal, root: str, acks: list[int], clock_ms: int = 0) -> Collector:
+    rest, wanted = BinanceRest(root), {NAME: (NOW_MS, FOREVER_MS)}
+    return Collector(
+        journal, rest, "ws://127.0.0.1:1", INSTRUMENTS, wanted, lambda _, last: acks.append(last), clock_ms=clock_ms
+    )
+
+
+def test_trades_that_a_command_could_not_store_are_never_claimed_and_end_the_collector(tmp_path: Path) -> None:
+    """A reader asks for a checkpoint while a batch of the same second is damaged."""
+    acks: list[int] = []
+
+    async def collect() -> bytes:
+        with TradeJournal.write(tmp_path / "journal") as journal:
+            one = collector(journal, "http://127.0.0.1:1", acks)
+            running = asyncio.create_task(one.run())
+            await asyncio.sleep(0.1)
+            one._core.received(1, [frame(5, NOW_MS)], 0.0)
+            one.flush()
+            key, changes = key_of("trades", NAME, NOW_MS), journal._db.changes()
+            damaged = bytearray(journal._db.get("trades", key) or b"")
+            damaged[-1] ^= 1
+            changes.put("trades", key, bytes(damaged))
+            journal._db.commit(changes)
+            reader, writer = await asyncio.open_unix_connection(str(control_socket(tmp_path / "journal")))
+            one._core.received(1, [frame(6, NOW_MS + 100), frame(7, NOW_MS + 5000)], 0.0)
+            writer.write(b"checkpoint\n")
+            answer = await reader.readline()
+            one._core.received(1, [frame(8, NOW_MS + 9000)], 0.0)
+            with pytest.raises(JournalDamaged):
+                await asyncio.wait_for(running, 10)
+            writer.close()
+            await one._rest.close()
+            assert [(held.first_id, held.last_id) for held in journal.ledger(NAME)] == [(5, 5)]
+            return answer
+
+    assert asyncio.run(collect()).startswith(b"error ")
+    assert acks == [5]
+
+
+def test_no_first_event_is_believed_that_lies_far_ahead_of_the_exchange_s_clock() -> None:
+    core = CollectorCore(INSTRUMENTS, {}, {NAME: (NOW_MS, FOREVER_MS)}, lambda lo, _: lo, clock_ms=NOW_MS)
+    core.received(1, [frame(1, FAR_MS)], 0.0)
+    assert core.newest_ms == NOW_MS and not core.pending
+
+
+def test_a_page_with_a_trade_far_ahead_of_the_exchange_s_clock_proves_nothing(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def rest(call: Asked) -> tuple[int, str, dict[str, str]]:
+        asked.append(call.path)
+        body = {"serverTime": NOW_MS} if call.path.endswith("time") else [event(1, NOW_MS), event(2, FAR_MS)]
+        return 200, json.dumps(body), {}
+
+    async def fetch(root: str) -> None:
+        with TradeJournal.write(tmp_path / "journal") as journal:
+            one = collector(journal, root, [])
+            await one._fetch(Fetch(NAME, None, NOW_MS))
+            await one._rest.close()
+            assert one.status()["refused"] == 1
+            assert one._core.streams[NAME].ledger.ranges == []
+
+    with loopback(rest) as server:
+        asyncio.run(fetch(server.root))
+    assert len(asked) == 3, "the clock was asked for again before the page was refused"
