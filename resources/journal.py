@@ -92,8 +92,7 @@ class TradeJournal:
             directory: The journal's folder; made where it is absent.
             patience_s: How long to wait for another process; a reader holds a dead collector's journal for moments.
             durability: What returned from `append` survives the death of the process in any case. `second`: the loss
-                of power takes at most what was appended since the last sync, which is a second old at the next
-                append or `sync`; `fsync`: it takes nothing.
+                of power takes at most what was appended since the last sync that ended began; `fsync`: nothing.
 
         Raises:
             JournalHeld: Another process has it open.

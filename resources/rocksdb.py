@@ -150,8 +150,8 @@ class Database:
             patience_s: How long to wait for another process; a reader holds a dead writer's directory for moments.
             durability: Every write is in the operating system's hands when it returns and so survives the death of
                 the process. `second`: each second a sync begins beside the writes, and they wait for one that has
-                not ended by then, so the loss of power takes at most what was written in the last two seconds.
-                `fsync`: each write syncs, and the loss of power takes nothing.
+                not ended by then. So the loss of power takes at most what was written since the last sync that
+                ended began: what two seconds wrote. `fsync`: each write syncs, and the loss of power takes nothing.
             clock: Monotonic seconds.
             older: Names of formats that are understood too; a directory of one becomes one of `name`, and software
                 that does not know this name refuses it from then on.
