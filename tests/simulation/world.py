@@ -232,6 +232,8 @@ class World:
     # -- process -----------------------------------------------------------------------------------------------------
 
     def _boot(self) -> None:
+        if self.core is not None:
+            return  # it crashed twice before it was started again
         self.life += 1
         self.core = CollectorCore(
             INSTRUMENTS,
