@@ -30,7 +30,7 @@ from resources.control import controlled
 from resources.home import home_of
 from resources.hyperliquid import HyperliquidRest
 from resources.identity_journal import IdentityJournal
-from resources.rocksdb import PATIENCE_S
+from resources.rocksdb import PATIENCE_S, JournalDamaged
 from resources.watch import Watch
 from trading.errors import TradingError
 from trading.market.identified import IdentifiedTrade
@@ -91,7 +91,7 @@ class IdentityCollector:
     ) -> None:
         self._journal, self._rest, self._dialect, self._url = journal, rest, dialect, ws_url
         self._instruments = {name: journal.keep(instrument) for name, instrument in instruments.items()}
-        held = {name: Identities.held(journal.stretches(name), journal.newest(name)) for name in instruments}
+        held = {name: _held(journal, name) for name in instruments}
         self._core = IdentityCore(dialect, self._instruments, held)
         self._broken = {name: asyncio.Event() for name in instruments}
         self._ack, self._lifetime_s, self._look_s = ack, lifetime_s, look_s
@@ -234,6 +234,16 @@ class IdentityCollector:
             if self._listening is not None:
                 self._listening.cancel()
         return self._core.take_list(name, trades, time.monotonic())
+
+
+def _held(journal: IdentityJournal, symbol: str) -> Identities:
+    """Return what the journal holds; the seconds of batches that cannot be read are missing until a list brings them."""
+    try:
+        newest = journal.newest(symbol)
+    except JournalDamaged as error:
+        _log.error("%s: %s; %d batches are set aside", symbol, error.message, journal.set_aside_damaged(symbol))
+        newest = journal.newest(symbol)
+    return Identities.held(journal.stretches(symbol), newest)
 
 
 async def _first(*tasks: "asyncio.Future[Any]", timeout_s: float | None = None) -> None:

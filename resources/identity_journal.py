@@ -22,13 +22,13 @@ from typing import Any, Final
 import msgspec
 
 from resources.journal_entries import FOREVER_MS, aside, framed, key_of, span_of, start_ms, unframed
-from resources.rocksdb import Changes, Database, Durability, JournalFormat, family
+from resources.rocksdb import Changes, Database, Durability, JournalDamaged, JournalFormat, family
 from trading.market.derivatives import AssetContext
 from trading.market.identified import IdentifiedTrade
 from trading.market.instrument import Instrument
 from trading.market.timeframe import MINUTE_MS, SECOND_MS
 from trading.stream.events import Kline
-from trading.stream.identities import REMEMBERED, State, Stretch
+from trading.stream.identities import REMEMBERED, State, Stretch, lacking
 from trading.stream.identity_core import Seen
 
 FORMAT: Final = "identity journal 1"
@@ -133,6 +133,25 @@ class IdentityJournal:
             changes.put("quarantine", *aside(*entry))
         self._db.commit(changes)
         self._written |= ledgers
+
+    def set_aside_damaged(self, symbol: str) -> int:
+        """Move batches that cannot be read into quarantine, name their seconds missing, and return their number."""
+        self._db.require_room()
+        changes, count, stretches = self._db.changes(), 0, self.stretches(symbol)
+        for key, value in self._db.scan("trades", *span_of("trades", symbol, 0, FOREVER_MS)):
+            try:
+                unframed(key, value, list[_Row])
+            except JournalDamaged as error:
+                second_ms = start_ms(key)
+                changes.put("quarantine", *aside(second_ms, error.message, value))
+                changes.delete("trades", key)
+                stretches = lacking(stretches, second_ms, second_ms + SECOND_MS)
+                count += 1
+        ledger = {one.from_ms: one for one in stretches}
+        self._put_stretches(changes, symbol, ledger)
+        self._db.commit(changes)
+        self._written[symbol] = ledger
+        return count
 
     def _put_seconds(self, changes: Changes, symbol: str, trades: Iterable[IdentifiedTrade]) -> None:
         """Add trades to the batches of their seconds; of two with one id the first stays."""

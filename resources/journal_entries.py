@@ -94,7 +94,7 @@ def damaged(key: bytes) -> JournalDamaged:
     """Return the error of a value that is not what was written."""
     return JournalDamaged(
         f"{key.decode(errors='replace')} is not what was written",
-        "start the collector: it sets the batch aside and repairs its ids",
+        "start the collector: it sets the batch aside and repairs its ids; where ids prove nothing, its second is missing",
     )
 
 

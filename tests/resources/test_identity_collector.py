@@ -4,11 +4,13 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from rocksdict import Options, Rdict
 
 from resources import identity_collector
 from resources.bybit import BybitRest
@@ -218,6 +220,38 @@ def test_pings_keep_a_quiet_connection_and_without_an_answer_it_is_lost(tmp_path
 
     with Venue(Hyperliquid()).serving() as venue:
         asyncio.run(collect())
+
+
+@pytest.mark.parametrize("reach", [1, 1000])
+@pytest.mark.parametrize("damaged", ["one", "all"])
+def test_a_damaged_batch_is_set_aside_and_its_second_is_missing_until_a_list_brings_it(
+    tmp_path: Path, reach: int, damaged: str
+) -> None:
+    async def collect(prints: list[Print]) -> None:
+        async with collecting(tmp_path, venue):
+            venue.bring(prints)
+            await asyncio.sleep(0.5)
+
+    with Venue(Hyperliquid()).serving() as venue:
+        recording = prints_of(venue)
+        asyncio.run(collect(recording[:80]))
+        live = Rdict(str(tmp_path / "live"), Options(raw_mode=True))
+        batches = live.get_column_family("trades")
+        keys = list(batches.keys())
+        for key in keys[1:2] if damaged == "one" else keys:
+            batches[key] = batches[key][:-1] + b"?"
+        batches.close()
+        live.close()
+        venue.reach = reach
+        asyncio.run(collect(recording[80:]))
+        assert (assert_true(tmp_path, venue.happened) > 0) == (reach == 1)
+    with IdentityJournal.read(tmp_path) as journal:
+        assert len(journal.quarantined()) == (1 if damaged == "one" else len(keys))
+        stretches = journal.stretches("BTC")
+    assert all(before.until_ms == after.from_ms for before, after in pairwise(stretches))
+    assert stretches[0].from_ms == recording[0].time_ms
+    missing_ms = sum(stretch.until_ms - stretch.from_ms for stretch in stretches if stretch.state == "missing")
+    assert (missing_ms > 2) == (reach == 1)  # of its first and last millisecond a list may hold a part
 
 
 @pytest.mark.parametrize("name", Names)

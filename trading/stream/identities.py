@@ -27,6 +27,23 @@ class Stretch(msgspec.Struct, frozen=True):
     state: State
 
 
+def lacking(stretches: Sequence[Stretch], lo_ms: int, hi_ms: int) -> list[Stretch]:
+    """Return what can be said once trades of the exchange time `[lo_ms, hi_ms)` were lost."""
+    found: list[Stretch] = []
+    for one in stretches:
+        lo, hi = max(one.from_ms, lo_ms), min(one.until_ms, hi_ms)
+        if one.state == "missing" or lo >= hi:
+            found.append(one)
+            continue
+        parts: list[Stretch] = [
+            Stretch(one.from_ms, lo, "unproven"),
+            Stretch(lo, hi, "missing"),
+            Stretch(hi, one.until_ms, "unproven"),
+        ]
+        found += [part for part in parts if part.from_ms < part.until_ms]
+    return found
+
+
 class Identities:
     """The trades of one market as they come.
 
@@ -96,7 +113,7 @@ class Identities:
         """Return the trades of a stream's frame that are new, in the order given."""
         later = [trade.time_ms for trade in trades if trade.time_ms > self._heard_ms]
         if later:
-            if not self._ids:
+            if not self._last_ms:
                 self._first_ms = min(later)
             elif self._deaf:
                 # Of the milliseconds at the edges of a hole some trades may be held and others not.
@@ -117,7 +134,7 @@ class Identities:
         oldest, newest = min(t.time_ms for t in trades), max(t.time_ms for t in trades)
         # Of its first and its last millisecond it may hold a part.
         bridge = (oldest + 1, max(oldest + 1, newest))
-        if not self._ids:
+        if not self._last_ms:
             self._first_ms, self._heard_ms, self._deaf = oldest, newest, not current
         elif oldest < self._first_ms:
             self._holes.append((oldest + 1, self._first_ms + 1))
@@ -135,7 +152,7 @@ class Identities:
 
         Of the very first and the very last millisecond some trades may not be held.
         """
-        if not self._ids:
+        if not self._last_ms:
             return []
         to_come = _without([(self._heard_ms, self._last_ms + self._deaf)], *self._bridges)
         found: list[Stretch] = []
