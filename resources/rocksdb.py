@@ -388,9 +388,18 @@ def _format_of(directory: Path, name: str, older: Sequence[str]) -> str | None:
     if found not in (name, *older):
         raise JournalFormat(
             f"{directory} holds format {found[:40]!r} and not {name!r}",
-            "move it away and start the collector, which fetches its trades again",
+            f"keep the folder for the software that knows the format, and give another; {_lost_with(found)}",
         )
     return found
+
+
+def _lost_with(found: str) -> str:
+    """Say what is lost with a directory of some format."""
+    if found.startswith("trade journal"):
+        return "its trades can be fetched again, its order books and mark prices cannot"
+    return (
+        "nothing in it can be fetched again" if found.startswith("identity journal") else "what it holds is not known"
+    )
 
 
 def _newest_checkpoint(

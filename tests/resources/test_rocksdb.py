@@ -127,6 +127,22 @@ def test_a_journal_of_another_format_is_refused_by_name_and_not_touched(folder: 
     assert sorted((entry, entry.stat().st_mtime_ns) for entry in (folder / "live").iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("stamp", "lost"),
+    [
+        ("trade journal 4", "its order books and mark prices cannot"),
+        ("identity journal 1", "nothing in it can be fetched again"),
+        ("a diary", "what it holds is not known"),
+    ],
+)
+def test_of_a_journal_of_another_format_it_is_said_what_is_lost_with_it(folder: Path, stamp: str, lost: str) -> None:
+    folder.mkdir()
+    (folder / "FORMAT").write_text(stamp)
+    with pytest.raises(JournalFormat) as refused, TradeJournal.read(folder):
+        pass
+    assert "keep the folder" in refused.value.hint and lost in refused.value.hint
+
+
 def test_a_writer_killed_before_it_wrote_anything_leaves_a_journal_that_opens(folder: Path) -> None:
     folder.mkdir()
     (folder / "FORMAT").write_text(FORMAT)

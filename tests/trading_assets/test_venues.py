@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resources import identity_collector
 from resources.home import Home
 from resources.identity_journal import IdentityJournal
 from trading.market.identified import IdentifiedTrade
@@ -17,7 +18,7 @@ from trading.market.timeframe import DAY_MS, HOUR_MS
 from trading.stream.identities import Identities, Stretch
 from trading.stream.identity_core import Seen
 from trading_assets.cli import main as cli
-from trading_assets.cli.venues import days
+from trading_assets.cli.venues import VENUES, days
 
 DAY = 20_000 * DAY_MS
 
@@ -80,6 +81,9 @@ def test_the_stretch_that_may_lack_trades_is_listed(
     [
         (["coverage", "--venue", "hyperliquid"], "hyperliquid is not collected"),
         (["gaps", "ETHUSDT", "--venue", "bybit"], "ETHUSDT of bybit"),
+        (["gaps", "--venue", "usdm"], "'usdm' is no venue"),
+        (["gaps", "--venue", "../x", "--explain", "1-2", "--note", "why"], "'../x' is no venue"),
+        (["coverage", "--venue", "Bybit"], "'Bybit' is no venue"),
         (["gaps", "BTCUSDT", "--venue", "bybit", "--explain", "1-2", "--note", "why"], "prove nothing"),
     ],
 )
@@ -88,6 +92,10 @@ def test_what_is_not_there_is_said(
 ) -> None:
     status, answer, _ = said(capsys, monkeypatch, *words, "--home", str(home), "--json")
     assert status == 1 and named in answer["error"] and answer["hint"]
+
+
+def test_the_venues_are_those_that_are_collected() -> None:
+    assert set(VENUES) == set(identity_collector.VENUES)
 
 
 @given(st.lists(st.tuples(st.integers(1, 2 * DAY_MS), st.booleans()), min_size=1, max_size=8), st.integers(0, DAY_MS))

@@ -171,6 +171,7 @@ def gaps(
         if venue:
             from resources.home import Home
 
+            venues.require_venue(venue)
             if explain or note:
                 raise command.BadExplanation(f"ids of {venue} prove nothing", "leave out --explain and --note")
             answer = venues.gaps(Home(home_path(home)), venue, symbol)

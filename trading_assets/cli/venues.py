@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from trading.errors import TradingError
 from trading.market.timeframe import DAY_MS
 from trading_assets.cli.gaps import SIGNS, NotCollected
 
@@ -16,19 +17,32 @@ if TYPE_CHECKING:
     from resources.home import Home
     from trading.stream.identities import Stretch
 
+VENUES: Final = ("bybit", "hyperliquid")
 MOST_DAYS: Final = 30
 UNPROVEN: Final = {"unproven": "?", "degraded": SIGNS["degraded"], "missing": SIGNS["missing"]}
 """Signs of states: nothing is known to be missing; some time of the day is missing; all of it is."""
+
+
+class UnknownVenue(TradingError):
+    """No venue of this name is known."""
+
+
+def require_venue(venue: str) -> None:
+    """Raise `UnknownVenue` unless it is a venue whose ids prove nothing."""
+    if venue not in VENUES:
+        raise UnknownVenue(f"{venue!r} is no venue whose ids prove nothing", f"known are {' and '.join(VENUES)}")
 
 
 def stretches(home: "Home", venue: str, symbol: str) -> tuple[dict[str, list["Stretch"]], list[str]]:
     """Return what can be said of the time of each market, or of one, and what the reader must know of that.
 
     Raises:
+        UnknownVenue: No journal of this name is such a venue's.
         NotCollected: The home has no journal of this venue, or nothing of the symbol.
     """
     from resources.identity_journal import IdentityJournal
 
+    require_venue(venue)
     home.require()
     folder = home.journal_dir(venue)
     if not folder.exists():
