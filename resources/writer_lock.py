@@ -63,6 +63,18 @@ class WriterLock:
             )
 
 
+def is_held(path: Path) -> bool:
+    """Tell whether a process holds a lock now."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _holder(file: TextIO) -> tuple[str, int]:
     """Return process and epoch of the last writer."""
     file.seek(0)

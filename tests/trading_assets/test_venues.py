@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from resources import identity_collector
 from resources.home import Home
 from resources.identity_journal import IdentityJournal
+from resources.writer_lock import WriterLock
 from trading.market.identified import IdentifiedTrade
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, HOUR_MS
@@ -60,7 +62,7 @@ def test_days_are_unproven_or_degraded_and_what_was_not_heard_counts(
         ("degraded", HOUR_MS // 2 + 1),
     ]
     assert answer["summary"] == {"unproven": 0, "degraded": 3, "missing": 0}
-    assert answer["warnings"] == []
+    assert answer["warnings"] == ["no collector of bybit runs: nothing is known since the newest trade"]
     _, _, shown = said(capsys, monkeypatch, "coverage", "BTCUSDT", "--venue", "bybit", "--home", str(home))
     assert "▒▒▒" in shown and "available" not in shown
 
@@ -74,6 +76,31 @@ def test_the_stretch_that_may_lack_trades_is_listed(
     assert gap["until_time"].endswith("T00:30:00.001+00:00")
     _, _, shown = said(capsys, monkeypatch, "gaps", "BTCUSDT", "--venue", "bybit", "--home", str(home))
     assert "5400.001" in shown and "unproven" in shown
+
+
+def test_it_is_said_until_when_something_is_known_and_that_no_collector_runs(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("gaps", "--venue", "bybit", "--home", str(home))
+    _, answer, _ = said(capsys, monkeypatch, *words, "--json")
+    assert datetime.fromisoformat(answer["until"]["BTCUSDT"]).timestamp() * 1000 == DAY + 2 * DAY_MS + HOUR_MS
+    _, _, shown = said(capsys, monkeypatch, *words)
+    assert f"BTCUSDT is known up to {answer['until']['BTCUSDT']}" in shown and "no collector of bybit runs" in shown
+    with WriterLock.held(Home(home).journal_dir("bybit") / "writer.lock", 0):
+        _, _, shown = said(capsys, monkeypatch, *words)
+    assert "is known up to" in shown and "no collector" not in shown
+
+
+def test_of_a_market_without_a_trade_nothing_is_known(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with IdentityJournal.write(Home(home).journal_dir("hyperliquid")) as journal:
+        journal.keep(Instrument("hyperliquid", "BTC", "BTC", "USDC", 1, 5, "linear"))
+    words = ("gaps", "--venue", "hyperliquid", "--home", str(home))
+    _, answer, _ = said(capsys, monkeypatch, *words, "--json")
+    assert answer["until"] == {"BTC": None}
+    _, _, shown = said(capsys, monkeypatch, *words)
+    assert "of BTC nothing is known" in shown
 
 
 @pytest.mark.parametrize(

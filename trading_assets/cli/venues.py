@@ -41,6 +41,7 @@ def stretches(home: "Home", venue: str, symbol: str) -> tuple[dict[str, list["St
         NotCollected: The home has no journal of this venue, or nothing of the symbol.
     """
     from resources.identity_journal import IdentityJournal
+    from resources.writer_lock import is_held
 
     require_venue(venue)
     home.require()
@@ -50,15 +51,21 @@ def stretches(home: "Home", venue: str, symbol: str) -> tuple[dict[str, list["St
             f"{venue} is not collected in this home",
             f"python -m resources.identity_collector --venue {venue} --symbols … --journal {folder}",
         )
+    collecting = is_held(folder / "writer.lock")  # before the reader, which may hold it itself
     with IdentityJournal.read(folder) as journal:
         found, warnings = {name: journal.stretches(name) for name in sorted(journal.instruments())}, journal.warnings
+    if not collecting:
+        warnings.append(f"no collector of {venue} runs: nothing is known since the newest trade")
     if symbol and symbol not in found:
         raise NotCollected(f"{symbol} of {venue} is not collected in this home", f"known are {', '.join(found)}")
     return {symbol: found[symbol]} if symbol else found, warnings
 
 
 def gaps(home: "Home", venue: str, symbol: str) -> dict[str, Any]:
-    """Return the stretches of time in which trades may be missing, and how much time is unproven besides."""
+    """Return the stretches of time in which trades may be missing, how much time is unproven besides, and until when.
+
+    `until` has the exchange time of the newest trade by symbol, None where there is none: of later time nothing is said.
+    """
     totals, rows = Counter(unproven=0, missing=0), list[dict[str, Any]]()
     markets, warnings = stretches(home, venue, symbol)
     for name, found in markets.items():
@@ -67,7 +74,8 @@ def gaps(home: "Home", venue: str, symbol: str) -> dict[str, Any]:
             if one.state == "missing":
                 span = {"from_time": _moment(one.from_ms), "until_time": _moment(one.until_ms)}
                 rows.append({"symbol": name, "state": one.state, **span, "ms": one.until_ms - one.from_ms})
-    return {"venue": venue, "gaps": rows, "ms": dict(totals), "warnings": warnings}
+    until = {name: _moment(found[-1].until_ms - 1) if found else None for name, found in markets.items()}
+    return {"venue": venue, "gaps": rows, "ms": dict(totals), "until": until, "warnings": warnings}
 
 
 def coverage(home: "Home", venue: str, symbol: str, lo_ms: int | None, hi_ms: int | None) -> dict[str, Any]:
@@ -118,6 +126,8 @@ def print_gaps(answer: dict[str, Any]) -> None:
     console = Console(soft_wrap=True)
     if answer["gaps"]:
         console.print(table)
+    for name, until in answer["until"].items():
+        console.print(f"{name} is known up to {until}" if until else f"of {name} nothing is known")
     for warning in answer["warnings"]:
         console.print(f"! {warning}")
     missing_s, unproven_s = answer["ms"]["missing"] / 1000, answer["ms"]["unproven"] / 1000
