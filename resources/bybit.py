@@ -1,8 +1,9 @@
-"""Bybit v5's REST interface: recent trades, candles, open interest and funding of one category of contracts.
+"""Bybit v5's REST interface: recent trades, candles, open interest and funding of one category of markets.
 
 Bybit counts 600 requests in five seconds by address and answers 403 beyond, after which it wants ten minutes of silence;
 a limit of one call it states inside an answer (`retCode` 10006). Lists hold the newest rows of a span, so spans are
-asked for that a page can hold. Of trades only the newest thousand are served: what is older is gone.
+asked for that a page can hold. Of trades only the newest are served, of spot 60 and of contracts a thousand: what is
+older is gone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,9 @@ REQUESTS_A_MINUTE: Final = 300
 
 SILENCE_S: Final = 600.0
 SHORT_SILENCE_S: Final = 5.0
-TRADES: Final = 1000
+TRADES: Final = {"linear": 1000, "inverse": 1000, "spot": 60}
+"""The longest list of recent trades by category."""
+
 KLINES: Final = 1000
 ROWS: Final = 200
 OPEN_INTEREST_MS: Final = 5 * MINUTE_MS
@@ -77,11 +80,11 @@ class BybitRest:
         for symbol in symbols:  # a whole category is thousands
             body = await self._get("instruments-info", {"symbol": symbol})
             found |= read_answer("instruments-info", lambda b: bybit.decode_instruments(b, self._category), body)
-        return chosen(found, symbols, f"Bybit's {self._category} contracts")
+        return chosen(found, symbols, f"Bybit's {self._category} markets")
 
     async def trades(self, instrument: Instrument) -> list[IdentifiedTrade]:
-        """Return the newest thousand trades at most, oldest first, with nothing left out between them."""
-        body = await self._get("recent-trade", {"symbol": instrument.name, "limit": TRADES})
+        """Return the newest trades, as many as `TRADES` at most, oldest first, with nothing left out between them."""
+        body = await self._get("recent-trade", {"symbol": instrument.name, "limit": TRADES[self._category]})
         return read_answer("recent-trade", lambda b: bybit.decode_trades(b, instrument), body)
 
     async def klines(self, instrument: Instrument, interval: str, lo_ms: int, hi_ms: int) -> list[Kline]:

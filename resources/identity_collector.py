@@ -299,7 +299,7 @@ def main() -> int:
     """Run the collector until it is told to stop, and end as `resources.collector` does: with its status as JSON."""
     parser = common_options(__doc__)
     parser.add_argument("--venue", choices=list(VENUES), required=True)
-    parser.add_argument("--category", choices=list(bybit.QUANTITY_STEPS), default="linear", help="of Bybit's contracts")
+    parser.add_argument("--category", choices=list(bybit.QUANTITY_STEPS), default="linear", help="of Bybit's markets")
     parser.add_argument("--rest", help="another root of the REST interface")
     parser.add_argument("--ws", help="another URL of the stream")
     parser.add_argument("--lifetime-s", type=float, help="give up a connection that is so old; default: never")

@@ -173,6 +173,14 @@ def test_bybit_serves_recorded_trades_and_says_by_code_what_it_refuses() -> None
         assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize(("category", "most"), [("linear", 1000), ("inverse", 1000), ("spot", 60)])
+def test_bybit_is_asked_for_no_more_recent_trades_than_it_serves_of_a_category(category: str, most: int) -> None:
+    with loopback(lambda _: bybit_says([])) as server:
+        assert asking(BybitRest(server.root, category), lambda rest: rest.trades(BTC)) == []
+        (asked,) = server.asked
+    assert (asked.parameters["category"], asked.parameters["limit"]) == (category, str(most))
+
+
 def test_a_forbidden_bybit_is_left_alone_for_ten_minutes() -> None:
     async def ask() -> float:
         rest = BybitRest(server.root)
