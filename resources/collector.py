@@ -180,6 +180,7 @@ class Collector:
                 "holes": len(stream.ledger.open_holes()),
                 "relisted": stream.relisted,
                 "settled": stream.settled,
+                "proven_until_ms": stream.proven_until_ms,
             }
             for name, stream in streams.items()
         }

@@ -1,7 +1,8 @@
 """The collectors of spot and of perpetual contracts as long runs, and the sensor that keeps them alive.
 
 A job is one op that lasts until it is ended. It writes the journal of its kind of market, a heartbeat file every second and
-an observation every minute; each quarter of an hour that has closed without a hole is a materialization of its batches.
+an observation every minute; each quarter of an hour that every symbol has passed without a hole is a materialization of its
+batches, in order and once a run.
 Terminate in the UI means stop for good; any other end means launch again.
 """
 
@@ -82,10 +83,11 @@ def _reports(files: StreamFiles, batches: dg.AssetKey, beats: Iterator[dict[str,
         if time.monotonic() - observed >= OBSERVE_S and status["symbols"]:
             observed = time.monotonic()
             yield dg.AssetObservation(batches, metadata=_metadata(status))
-        if _window_ms() > window and not any(symbol["holes"] for symbol in status["symbols"].values()):
-            window, closed = _window_ms(), window
-            start = dg.MetadataValue.timestamp(closed / 1000)
+        proven_ms = min((symbol["proven_until_ms"] for symbol in status["symbols"].values()), default=0)
+        while proven_ms >= window + Timeframe.M15.ms:
+            start = dg.MetadataValue.timestamp(window / 1000)
             yield dg.AssetMaterialization(batches, metadata=_metadata(status) | {"window_start": start})
+            window += Timeframe.M15.ms
 
 
 def _window_ms() -> int:

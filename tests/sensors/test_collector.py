@@ -7,13 +7,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
 
+from sensors import collector
 from sensors.collector import collect_spot, collect_usdm, collector_supervisor
 from sensors.desire import StreamFiles
+from trading.market.timeframe import Timeframe
 from trading.stream.supervision import Wish
 
 
@@ -119,7 +122,6 @@ def test_a_silent_process_is_ended_without_touching_the_wish(files: StreamFiles,
         started = instance.get_run_records()[0].start_time or 0
         # Its start is moved back, as a run this test could wait for would make it slow.
         assert started
-        from sensors import collector
         from trading.stream.supervision import Terminate
 
         record = instance.get_run_records()[0]
@@ -145,3 +147,37 @@ def test_the_wish_is_kept(files: StreamFiles) -> None:
     assert files.wish() is Wish.RUNNING
     files.set_wish(Wish.STOPPED)
     assert StreamFiles("spot", files.home).wish() is Wish.STOPPED
+
+
+def windows_reported(files: StreamFiles, monkeypatch: pytest.MonkeyPatch, *proven: dict[str, int]) -> list[list[int]]:
+    """Return which windows, counted from the one in which collecting began, are reported at each beat."""
+    began_ms = Timeframe.M15.floor(int(time.time() * 1000))
+    monkeypatch.setattr(collector, "_window_ms", lambda: began_ms)
+    told: list[list[int]] = []
+
+    def beats() -> Iterator[dict[str, Any]]:
+        for ends in proven:
+            told.append([])
+            symbols = {name: {"holes": 0, "proven_until_ms": began_ms + end} for name, end in ends.items()}
+            yield {"symbols": symbols}
+
+    for event in collector._reports(files, collector.BATCHES["spot"], beats()):
+        if isinstance(event, dg.AssetMaterialization):
+            start_s = event.metadata["window_start"].value
+            told[-1].append(round((start_s * 1000 - began_ms) / Timeframe.M15.ms))
+    return told
+
+
+def test_a_quarter_of_an_hour_is_reported_once_every_symbol_has_passed_its_end(
+    files: StreamFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quarter = Timeframe.M15.ms
+    behind, level = {"BTCUSDT": quarter, "ETHUSDT": quarter - 1}, {"BTCUSDT": quarter, "ETHUSDT": quarter}
+    assert windows_reported(files, monkeypatch, {}, behind, level, level) == [[], [], [0], []]
+
+
+def test_the_quarters_of_an_hour_that_a_hole_held_up_are_all_reported(
+    files: StreamFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_up, filled = {"BTCUSDT": 5, "ETHUSDT": 3 * Timeframe.M15.ms}, {"BTCUSDT": 3 * Timeframe.M15.ms + 5}
+    assert windows_reported(files, monkeypatch, held_up, held_up | filled) == [[], [0, 1, 2]]

@@ -177,3 +177,18 @@ def test_ids_that_began_anew_and_have_come_further_are_known_by_the_time_of_the_
     stream = ended(anew)
     assert stream.relisted and stream.ledger.next_id == 5
     assert stream.ledger.ranges[-1].proven_until_ms == 1_004
+
+
+def test_trades_are_there_up_to_the_first_hole_that_the_exchange_may_fill() -> None:
+    ranges = [IdRange(1, 2, 1_000, 1_002), IdRange(5, 6, 1_006, 1_006, True), IdRange(9, 9, 1_010, 1_010)]
+    assert SymbolStream("BTCUSDT", ranges, 1_000).proven_until_ms == 1_006
+    assert SymbolStream("BTCUSDT", ranges[:2], 1_000).proven_until_ms == 1_006
+    assert SymbolStream("BTCUSDT", ranges[:1], 1_000).proven_until_ms == 1_002
+
+
+def test_before_the_beginning_is_known_trades_are_there_up_to_nowhere() -> None:
+    stream = SymbolStream("BTCUSDT", (), 1_000)
+    stream.take(trades(3, 4))
+    assert stream.proven_until_ms == 0
+    begin(stream, trades(0, 4))
+    assert stream.proven_until_ms == 1_004

@@ -8,6 +8,7 @@ happened and when, in seconds of a clock that never steps.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -170,6 +171,15 @@ class SymbolStream:
         """Whether nothing is wanted: no hole that the exchange may fill, and an end that is known."""
         wanted = self._end_wanted or self._asked is not None or self.ledger.open_holes()
         return self.relisted or (self._begun and not wanted)
+
+    @property
+    def proven_until_ms(self) -> int:
+        """Exchange time up to which no trade is missing but what the exchange does not have; 0 while none is known."""
+        ranges = self.ledger.ranges
+        if not self._begun:
+            return 0 if ranges else self._none_until_ms
+        behind = (before for before, after in pairwise(ranges) if not after.absent_before)
+        return next(behind, ranges[-1]).proven_until_ms
 
     @property
     def complete(self) -> bool:
