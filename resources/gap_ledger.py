@@ -28,7 +28,7 @@ class NoSuchGap(TradingError):
 
 
 def rows_of(ledger: list[IdRange], fills: list[Fill]) -> list[Row]:
-    """Return the rows of one symbol's ledger and of what came over REST."""
+    """Return the rows of one symbol's ledger and of what came over REST, as far as the ledger holds it."""
     rows = [
         (held.first_id, held.last_id, "complete", "websocket", held.proven_from_ms, held.proven_until_ms)
         for held in ledger
@@ -45,7 +45,10 @@ def rows_of(ledger: list[IdRange], fills: list[Fill]) -> list[Row]:
         )
         for before, after in pairwise(ledger)
     ]
-    rows += [(fill.first_id, fill.last_id, "complete", "rest", fill.from_ms, fill.until_ms) for fill in fills]
+    cut = (
+        (max(fill.first_id, held.first_id), min(fill.last_id, held.last_id), fill) for fill in fills for held in ledger
+    )
+    rows += [(a, b, "complete", "rest", fill.from_ms, fill.until_ms) for a, b, fill in cut if a <= b]
     return rows
 
 
@@ -55,14 +58,15 @@ def project(journal: TradeJournal, market: MarketStore, symbol: str) -> None:
     if not ledger:
         return
     edge, since_ms = ledger[0].first_id, ledger[0].proven_from_ms
-    rows = rows_of(ledger, [fill for fill in journal.fills(symbol) if fill.first_id >= edge])
-    rows += _brought_otherwise(market, symbol, ledger)
+    rows = rows_of(ledger, journal.fills(symbol)) + _brought_otherwise(market, symbol, ledger)
+    # Ids that came twice may begin two rows; the one that reaches further says what both do.
+    furthest = {(row[3], row[0]): row for row in sorted(rows, key=lambda row: row[1])}
     market.execute(
         "UPDATE md.trade_range SET last_id = $3 - 1, until_time = greatest(from_time, least(until_time, "  # noqa: S608
         f"to_timestamp($4::bigint / 1000.0))) WHERE {_WHOSE} AND first_id < $3 AND last_id >= $3",
         *(market.venue, symbol, edge, since_ms),
     )
-    _replace(market, symbol, rows, edge, LARGEST, ["websocket", "rest", "archive", "nowhere"])
+    _replace(market, symbol, list(furthest.values()), edge, LARGEST, ["websocket", "rest", "archive", "nowhere"])
 
 
 def note_brought(market: MarketStore, symbol: str, origin: Literal["archive", "rest"], trades: pl.DataFrame) -> None:

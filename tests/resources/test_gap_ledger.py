@@ -13,7 +13,7 @@ from resources.timescale.tables import TRADE
 from trading.market.instrument import Instrument
 from trading.market.timeframe import HOUR_MS
 from trading.market.trade import AggTrade, trades_frame
-from trading.stream.contiguity import IdRange
+from trading.stream.contiguity import IdRange, Ledger
 from trading.stream.repair import Fill
 
 START_MS = 1_700_006_400_000
@@ -137,3 +137,25 @@ def test_what_archive_and_backfill_brought_is_named_as_theirs(market: MarketStor
         (46, 49, "archive"),
         (60, 62, "rest"),
     ]
+
+
+def test_ids_that_came_over_rest_and_were_lost_again_are_noted_once(
+    market: MarketStore, symbol: str, tmp_path: Path
+) -> None:
+    fills = [Fill(n, last, at(n), at(last), hole=True, waited_ms=5) for n, last in ((90, 105), (100, 200))]
+    with TradeJournal.write(tmp_path / "journal") as journal:
+        journal.append({}, {symbol: [IdRange(1, 300, at(1), at(300))]}, {symbol: fills})
+        project(journal, market, symbol)
+        lost = Ledger([IdRange(1, 300, at(1), at(300))])
+        lost.forget(100, 160)
+        journal.append({}, {symbol: lost.ranges}, {})
+        for _ in range(2):
+            project(journal, market, symbol)
+        assert ranges(market, symbol) == [
+            (1, 99, "complete", "websocket"),
+            (90, 99, "complete", "rest"),
+            (100, 160, "repairing", "nowhere"),
+            (100, 160, "complete", "rest"),
+            (161, 200, "complete", "rest"),
+            (161, 300, "complete", "websocket"),
+        ]
