@@ -14,7 +14,7 @@ from resources.journal import TradeJournal
 from resources.timescale.store import MarketStore
 from trading.errors import TradingError
 from trading.market.instrument import LARGEST
-from trading.stream.contiguity import IdRange, claims_of
+from trading.stream.contiguity import IdRange, claims_of, united
 from trading.stream.repair import Fill
 
 Row = tuple[int, int, str, str, int, int]
@@ -72,26 +72,36 @@ def project(journal: TradeJournal, market: MarketStore, symbol: str) -> None:
 def note_brought(market: MarketStore, symbol: str, origin: Literal["archive", "rest"], trades: pl.DataFrame) -> None:
     """Note that trades (`TRADE_SCHEMA`, in order) are stored which the journal did not bring.
 
-    What was noted of this origin between the first and the last of them is replaced.
+    Those of the archive replace what was noted of it between the first and the last of them. Those over REST are only what
+    was absent, and what was noted of it stays.
     """
-    ids, times_ms = trades["agg_trade_id"].to_numpy(), trades["time_ms"].to_numpy()
+    spans = claims_of(trades["agg_trade_id"].to_numpy(), trades["time_ms"].to_numpy())
+    for span in spans:
+        span.proven_from_ms -= 1  # the first trade's own time
+    if spans and origin == "rest":
+        noted = _noted(market, symbol, [origin], spans[0].first_id - 1, spans[-1].last_id + 1)
+        spans = united(spans + [IdRange(r["first_id"], r["last_id"], r["from_ms"], r["until_ms"]) for r in noted])
     rows: list[Row] = [
-        (span.first_id, span.last_id, "complete", origin, from_ms, max(from_ms, span.proven_until_ms))
-        for span in claims_of(ids, times_ms)
-        for from_ms in (span.proven_from_ms - 1,)
+        (s.first_id, s.last_id, "complete", origin, s.proven_from_ms, max(s.proven_from_ms, s.proven_until_ms))
+        for s in spans
     ]
     if rows:
         _replace(market, symbol, rows, rows[0][0], rows[-1][1], [origin])
 
 
-def _brought_otherwise(market: MarketStore, symbol: str, ledger: list[IdRange]) -> list[Row]:
-    """Return what is noted of the archive and of backfills over REST among the ids that the ledger does not hold."""
-    noted = market.fetch(
+def _noted(market: MarketStore, symbol: str, origins: list[str], first_id: int, last_id: int) -> list[Any]:
+    """Return what is noted of some origins that reaches into `first_id` … `last_id`."""
+    return market.fetch(
         "SELECT first_id, last_id, origin, (extract(epoch FROM from_time) * 1000)::bigint AS from_ms, "  # noqa: S608
         f"(extract(epoch FROM until_time) * 1000)::bigint AS until_ms FROM md.trade_range WHERE {_WHOSE} "
-        "AND origin IN ('archive', 'rest') AND last_id >= $3",
-        *(market.venue, symbol, ledger[0].first_id),
+        "AND origin = ANY($3) AND last_id >= $4 AND first_id <= $5",
+        *(market.venue, symbol, origins, first_id, last_id),
     )
+
+
+def _brought_otherwise(market: MarketStore, symbol: str, ledger: list[IdRange]) -> list[Row]:
+    """Return what is noted of the archive and of backfills over REST among the ids that the ledger does not hold."""
+    noted = _noted(market, symbol, ["archive", "rest"], ledger[0].first_id, LARGEST)
     holes = [(before.last_id + 1, after.first_id - 1) for before, after in pairwise(ledger)]
     holes.append((ledger[-1].last_id + 1, LARGEST))
     cut = ((max(first, r["first_id"]), min(last, r["last_id"]), r) for r in noted for first, last in holes)

@@ -159,3 +159,15 @@ def test_ids_that_came_over_rest_and_were_lost_again_are_noted_once(
             (161, 200, "complete", "rest"),
             (161, 300, "complete", "websocket"),
         ]
+
+
+def test_what_an_earlier_repair_brought_stays_noted_between_what_a_later_one_adds(
+    market: MarketStore, symbol: str
+) -> None:
+    later = pl.concat([brought(30, 35), brought(50, 54), brought(60, 62)])
+    for trades, noted in ((brought(40, 49), [(40, 49)]), (later, [(30, 35), (40, 54), (60, 62)])):
+        for _ in range(2):
+            note_brought(market, symbol, "rest", trades)
+            assert [row[:2] for row in ranges(market, symbol)] == noted
+    note_brought(market, symbol, "rest", brought(60, 61))
+    assert [row[:2] for row in ranges(market, symbol)] == noted
