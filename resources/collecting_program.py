@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import logging
 import signal
 import sys
 from collections.abc import Coroutine, Iterator
@@ -13,6 +14,8 @@ from typing import Any, Protocol
 from resources.watch import log_to_stderr, serve_metrics
 from resources.writer_lock import JournalHeld
 from trading.errors import TradingError
+
+_log = logging.getLogger(__name__)
 
 
 class Collecting(Protocol):
@@ -45,8 +48,15 @@ def common_options(description: str | None) -> argparse.ArgumentParser:
 
 @contextmanager
 def metrics(port: int, collector: Collecting) -> Iterator[None]:
-    """Serve a collector's figures on a port of loopback; on none where it is 0."""
-    end = serve_metrics(port, collector.status) if port else None
+    """Serve a collector's figures on a port of loopback; on none where it is 0, or taken, which is logged."""
+    end = None
+    try:
+        end = serve_metrics(port, collector.status) if port else None
+    except (
+        OSError,
+        OverflowError,
+    ) as error:  # trades that are not collected are lost, figures that are not served are not
+        _log.error("no metrics are served on 127.0.0.1:%d: %s; free the port, or set another one", port, error)
     try:
         yield
     finally:

@@ -4,10 +4,12 @@ import json
 import logging
 import socket
 import urllib.request
+from typing import Any
 
 import pytest
 
 from resources import watch
+from resources.collecting_program import metrics
 from resources.watch import JsonLines, Watch, serve_metrics
 
 
@@ -56,3 +58,31 @@ def test_metrics_are_served_on_loopback_until_they_are_ended() -> None:
     assert 'trading_collector_write_ms{quantile="p99"} 0.9' in lines
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+
+
+class Idle:
+    """A collector that has nothing to do."""
+
+    async def run(self) -> None:
+        return
+
+    def stop(self) -> None:
+        return
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_collector_whose_metrics_port_is_taken_says_so_and_collects(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port, collected = taken.getsockname()[1], False
+        with metrics(port, Idle()):
+            collected = True
+    assert collected
+    (said,) = caplog.records
+    assert said.levelname == "ERROR" and f"127.0.0.1:{port}" in said.getMessage()
+
+
+def test_what_ends_a_collector_is_not_taken_for_a_port_in_use() -> None:
+    with pytest.raises(OSError, match="the disk"), metrics(0, Idle()):
+        raise OSError("the disk")
