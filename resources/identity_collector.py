@@ -40,7 +40,7 @@ from trading.stream.backoff import Backoff
 from trading.stream.identities import Identities
 from trading.stream.identity_core import IdentityCore
 from trading.stream.venue import Dialect
-from trading.stream.wire import BadFrame
+from trading.stream.wire import BadFrame, far_ahead
 
 BATCH_S: Final = 1.0
 FIRST_LIST_S: Final = 1.0
@@ -100,6 +100,7 @@ class IdentityCollector:
         self._stop, self._connected = asyncio.Event(), asyncio.Event()
         self._watch = Watch(instruments)
         self._heard_s = time.monotonic()
+        self._failure: Exception | None = None
         self.statistics: Counter[str] = Counter()
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -129,9 +130,16 @@ class IdentityCollector:
         return "ok"
 
     def flush(self) -> None:
-        """Store what came, with what can be said of the time up to then, and acknowledge it."""
+        """Store what came, with what can be said of the time up to then; what could not be stored ends the collector."""
+        if self._failure is not None:
+            raise self._failure
         began_s, seen = time.monotonic(), self._core.take_seen()
-        self._journal.append(seen, int(time.time() * 1000), self._core.take_bad())
+        try:
+            self._journal.append(seen, int(time.time() * 1000), self._core.take_bad())
+        except Exception as error:
+            # The core remembers these trades as stored: no list would bring them again.
+            self._failure = error
+            raise
         stored = {name: news.trades for name, news in seen.items() if news.trades}
         for name, trades in stored.items():
             self.statistics["trades"] += len(trades)
@@ -223,6 +231,8 @@ class IdentityCollector:
         """Take one list, and tell whether a list can do no more; a stream that has left out trades is begun anew."""
         try:
             trades = await self._rest.trades(self._instruments[name])
+            if far_ahead(max((trade.time_ms for trade in trades), default=0), int(time.time() * 1000)):
+                raise BadFrame("future_time", "a list with such a trade would bridge all the time up to it")
         except TradingError as error:
             _log.warning("%s: no list of trades: %s", name, error)
             self.statistics["refused"] += 1

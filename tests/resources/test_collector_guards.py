@@ -8,11 +8,15 @@ import pytest
 
 from resources.binance import BinanceRest
 from resources.collector import Collector
+from resources.identity_collector import IdentityCollector
+from resources.identity_journal import IdentityJournal
 from resources.journal import TradeJournal
 from resources.journal_entries import key_of
 from resources.rocksdb import JournalDamaged, control_socket
 from tests.loopback import Asked, loopback
+from trading.market.identified import IdentifiedTrade
 from trading.market.instrument import Instrument
+from trading.stream import bybit
 from trading.stream.collector import CollectorCore
 from trading.stream.repair import FOREVER_MS, Fetch
 
@@ -104,3 +108,16 @@ def test_a_page_with_a_trade_far_ahead_of_the_exchange_s_clock_proves_nothing(tm
     with loopback(rest) as server:
         asyncio.run(fetch(server.root))
     assert len(asked) == 3, "the clock was asked for again before the page was refused"
+
+
+def test_a_list_with_a_trade_far_ahead_of_the_clock_bridges_nothing(tmp_path: Path) -> None:
+    class Rest:
+        async def trades(self, _: Instrument) -> list[IdentifiedTrade]:
+            return [IdentifiedTrade(str(time_ms), 1, 1, time_ms, True) for time_ms in (NOW_MS, FAR_MS)]
+
+    with IdentityJournal.write(tmp_path / "journal", 1) as journal:
+        one = IdentityCollector(journal, Rest(), bybit.DIALECT, "ws://127.0.0.1:1", INSTRUMENTS)
+        assert not asyncio.run(one._listed(NAME))
+        one.flush()
+        assert one.status()["refused"] == 1
+        assert journal.stretches(NAME) == []
