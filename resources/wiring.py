@@ -58,15 +58,21 @@ class TradeJournalReader(_HomeResource):
         with TradeJournal.read(self.stores.home.rocksdb_dir) as journal:
             yield journal
 
-    def marks(self, symbol: str, lo_ms: int, hi_ms: int) -> list[Any]:
-        """Return the `MarkPrice`s of a contract in `[lo_ms, hi_ms)`; none where contracts were never collected."""
+    def marks(self, symbol: str, lo_ms: int, hi_ms: int) -> tuple[list[Any], list[str]]:
+        """Return the `MarkPrice`s of a contract in `[lo_ms, hi_ms)`, and what a reader is to know of the journal.
+
+        There are none where contracts were never collected.
+
+        Raises:
+            TradingError: The contracts' journal cannot be read.
+        """
         from resources.journal import TradeJournal
 
         directory = self.stores.home.journal_dir("usdm")
         if not directory.exists():
-            return []
+            return [], []
         with TradeJournal.read(directory) as journal:
-            return journal.marks(symbol, lo_ms, hi_ms)
+            return journal.marks(symbol, lo_ms, hi_ms), journal.warnings
 
 
 class LmdbProjection(_HomeResource):

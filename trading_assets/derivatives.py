@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from resources.wiring import ExchangeClient, MarketDatabase, TradeJournalReader
+from trading.errors import TradingError
 from trading_assets.catalogue import daily
 from trading_assets.materialized import column_schema, draws, finish, record_days
 from trading_assets.partitions import SymbolWindow, symbol_window
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from resources.derivatives import Fetched
     from trading.market.derivative_coverage import DayCoverage
+    from trading.stream.events import MarkPrice
 
 DERIVATIVE_COLUMNS = {
     "kind": "open_interest | funding | mark",
@@ -55,7 +57,7 @@ def derivatives(
         noted = {day: rows for day, (rows, _) in market.store.noted_days("derivatives", window.symbol).items()}
         finish(context, window, noted, {"postgres": 0}, absent=fetched.absent)
         return
-    marks = minute_marks(journal.marks(window.symbol, window.lo_ms, window.hi_ms), fetched.now_ms)
+    marks = minute_marks(_collected_marks(context, journal, window), fetched.now_ms)
     found = fetched.rows.vstack(mark_rows(marks, fetched.now_ms))
     written = add_versions(market.store, window.symbol, found, window.lo_ms, window.hi_ms)
     held = derivatives_as_of(market.store, window.symbol, window.lo_ms, window.hi_ms)
@@ -63,6 +65,20 @@ def derivatives(
     set_coverage(market.store, window.symbol, days)
     plot = _plot(held, window.symbol) if draws(context) else {}
     record_days(context, market.store, DERIVATIVE, window, written, **_states(days), **plot)
+
+
+def _collected_marks(
+    context: dg.AssetExecutionContext, journal: TradeJournalReader, window: SymbolWindow
+) -> "list[MarkPrice]":
+    """Return the mark prices that the collector of contracts holds; none, and why, where its journal cannot be read."""
+    try:
+        marks, warnings = journal.marks(window.symbol, window.lo_ms, window.hi_ms)
+    except TradingError as error:  # the exchange keeps open interest for thirty days only, so that it cannot wait
+        context.log.error("no mark prices off the wire: %s", error)
+        return []
+    for warning in warnings:
+        context.log.warning(warning)
+    return marks
 
 
 def covered(held: "pl.DataFrame", fetched: "Fetched", window: SymbolWindow) -> "list[DayCoverage]":

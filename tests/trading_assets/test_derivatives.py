@@ -1,6 +1,7 @@
 """The derivatives asset, whole: a futures exchange on loopback, a real database, and Dagster between them."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -89,22 +90,29 @@ def stores(tmp_path_factory: pytest.TempPathFactory, server: Loopback) -> Iterat
             yield opened
 
 
+def materialized(
+    instance: dg.DagsterInstance, stores: Stores, first_ms: int, last_ms: int, symbol: str = SYMBOL
+) -> dg.ExecuteInProcessResult:
+    home = str(stores.home.path)
+    instance.add_dynamic_partitions(symbols.name or "", [SYMBOL, "NOPEUSDT"])
+    done = dg.materialize(
+        [derivatives],
+        instance=instance,
+        tags=range_tags(symbol, day_key(first_ms), day_key(last_ms)),
+        resources={
+            "market": MarketDatabase(home=home),
+            "exchange": ExchangeClient(home=home),
+            "journal": TradeJournalReader(home=home),
+        },
+    )
+    assert done.success
+    return done
+
+
 def run(stores: Stores, first_ms: int, last_ms: int, symbol: str = SYMBOL) -> dict[str, dict[str, Any]]:
     """Materialize days and return each partition's metadata."""
-    home = str(stores.home.path)
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(symbols.name or "", [SYMBOL, "NOPEUSDT"])
-        done = dg.materialize(
-            [derivatives],
-            instance=instance,
-            tags=range_tags(symbol, day_key(first_ms), day_key(last_ms)),
-            resources={
-                "market": MarketDatabase(home=home),
-                "exchange": ExchangeClient(home=home),
-                "journal": TradeJournalReader(home=home),
-            },
-        )
-        assert done.success
+        done = materialized(instance, stores, first_ms, last_ms, symbol)
         return {
             (m.partition or "").split("|")[0]: {name: value.value for name, value in m.metadata.items()}
             for m in done.asset_materializations_for_node("derivatives")
@@ -269,3 +277,42 @@ def test_without_a_futures_root_nobody_is_asked(stores: Stores, monkeypatch: pyt
     found = run(stores, DAY, DAY)[day_key(DAY)]
     assert found["absent"] == "no futures root is set; set TRADING_FUTURES_REST_URL"
     assert found["changed_postgres"] == 0
+
+
+def logged(stores: Stores, day: int) -> tuple[list[str], str]:
+    """Materialize a day and return the warnings and errors of the run, and the coverage of its mark prices."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = materialized(instance, stores, day, day)
+        entries = instance.all_logs(done.run_id)
+        said = [f"{logging.getLevelName(e.level)} {e.user_message}" for e in entries if e.level >= logging.WARNING]
+        (made,) = done.asset_materializations_for_node("derivatives")
+        return said, str(made.metadata["coverage_mark"].value)
+
+
+@pytest.fixture
+def contracts(stores: Stores) -> Iterator[TradeJournal]:
+    """The contracts' journal in the hands of a collector that answers nobody."""
+    directory = stores.home.journal_dir("usdm")
+    try:
+        with TradeJournal.write(directory) as journal:
+            journal.append_marks({SYMBOL: [MarkPrice(DAY - 7 * DAY_MS, 60_000.0, 60_000.5, None, None)]})
+            yield journal
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_mark_prices_of_an_old_checkpoint_are_taken_and_their_age_is_said(
+    stores: Stores, contracts: TradeJournal
+) -> None:
+    contracts.checkpoint()
+    said, coverage_mark = logged(stores, DAY - 7 * DAY_MS)
+    assert coverage_mark == "degraded 1"
+    assert len(said) == 1 and said[0].startswith("WARNING") and "checkpoint" in said[0]
+
+
+def test_what_is_known_without_the_contracts_journal_is_kept_when_that_cannot_be_read(
+    stores: Stores, contracts: TradeJournal
+) -> None:
+    said, coverage_mark = logged(stores, DAY - 6 * DAY_MS)
+    assert coverage_mark == "missing 1"
+    assert len(said) == 1 and said[0].startswith("ERROR no mark prices off the wire: ")
