@@ -33,6 +33,10 @@ class RepairUnfinished(TradingError):
     """Something is still missing that the exchange may have."""
 
 
+class CollectorSilent(TradingError):
+    """The running collector has not answered, or not what it was asked."""
+
+
 def symbols_of(stores: "Stores", symbol: str) -> list[str]:
     """Return the symbols that are meant: the one given, or all that the database knows.
 
@@ -89,6 +93,7 @@ def repair(stores: "Stores", quiet: bool) -> dict[str, Any]:
 
     Raises:
         RepairUnfinished: The exchange has not answered everything in time.
+        CollectorSilent: The running collector has not answered.
     """
     status = _ask(stores, b"repair")
     if status is None:
@@ -123,9 +128,20 @@ def _ask(stores: "Stores", command: bytes) -> dict[str, Any] | None:
             client.connect(str(control_socket(stores.home.rocksdb_dir)))
             client.sendall(command + b"\n")
             with client.makefile("rb") as answer:
-                return json.loads(answer.readline())
+                said = answer.readline()
+        return json.loads(said)
     except (FileNotFoundError, ConnectionError):
         return None
+    except TimeoutError:
+        raise CollectorSilent(
+            f"the collector has not answered within {CONTROL_TIMEOUT_S} s",
+            "see 'trading status' how old its last sign of life is; one that is silent for long is started anew",
+        ) from None
+    except ValueError:
+        raise CollectorSilent(
+            f"the collector answered {said.decode(errors='replace')[:80]!r}, which is no status; it may be about to end",
+            "wait until it is running again and run 'trading repair' again",
+        ) from None
 
 
 def _collect_once(stores: "Stores") -> dict[str, Any]:
