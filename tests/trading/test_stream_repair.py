@@ -1,7 +1,7 @@
 """When the trades of a symbol are all there up to a moment."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trading.market.trade import AggTrade
@@ -112,6 +112,7 @@ def with_holes(missing: set[int], last: int) -> tuple[SymbolStream, float]:
 @given(
     st.sets(st.integers(1, 4 * PAGE - 1), min_size=1, max_size=60), st.sets(st.integers(1, 4 * PAGE - 1), max_size=3)
 )
+@example({2}, {1})  # what is left of the hole ends elsewhere
 def test_a_page_fills_every_hole_that_it_reaches_and_two_pages_name_what_is_absent(
     missing: set[int], never: set[int]
 ) -> None:

@@ -192,9 +192,10 @@ class SymbolStream:
 
     def next_fetch(self, now_s: float) -> Fetch | None:
         """Return the page to ask for now, if any; `fetched` or `refused` must follow."""
-        open_holes = [last for _, last in self.ledger.open_holes()]
-        self.holes += sum(last not in self._seen_s for last in open_holes)
-        self._seen_s = {last: self._seen_s.get(last, now_s) for last in open_holes}
+        # What is left of a hole was seen when the hole was, whatever its last id is now.
+        ends, lasts = sorted(self._seen_s), [last for _, last in self.ledger.open_holes()]
+        self.holes += sum(last > ends[-1] if ends else True for last in lasts)
+        self._seen_s = {last: self._seen_by(last, ends, now_s) for last in lasts}
         if self._asked is not None or now_s < self._not_before_s or self.relisted:
             return None
         self._asked = self._wanted(now_s)
