@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from resources.bybit import BybitRest
@@ -31,6 +31,7 @@ from resources.home import home_of
 from resources.hyperliquid import HyperliquidRest
 from resources.identity_journal import IdentityJournal
 from resources.rocksdb import PATIENCE_S, JournalDamaged
+from resources.text_socket import listening
 from resources.watch import Watch
 from trading.errors import TradingError
 from trading.market.identified import IdentifiedTrade
@@ -48,8 +49,7 @@ LOOK_S: Final = 60.0
 GRACE_S: Final = 3.0
 """How much later than a list the stream may bring a trade without having left it out."""
 
-SOCKET: Final = {"max_size": 2**22, "max_queue": 1024, "ping_interval": None, "close_timeout": 1, "open_timeout": 10}
-"""The venue's own ping takes the place of the protocol's: its answer shows that more than a proxy lives."""
+MESSAGE_BYTES: Final = 2**22
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class IdentityCollector:
         Raises:
             TradingError: The journal cannot be written; what was acknowledged is kept.
         """
-        commands = {"checkpoint": self._checkpoint, "status": lambda: json.dumps(self.status()), "stop": self.stop}
+        commands = {"checkpoint": self._checkpoint, "status": lambda: json.dumps(self.status()), "stop": self._told}
         works = [self._stop.wait(), self._stay_connected(), *map(self._lists, self._instruments)]
         async with controlled(self._journal.directory, commands):
             tasks = [asyncio.create_task(work) for work in works]
@@ -124,10 +124,9 @@ class IdentityCollector:
         self.flush()
         self._journal.checkpoint()
 
-    def stop(self) -> str:
+    def stop(self) -> None:
         """Ask for the end; `run` flushes and makes a checkpoint before it returns."""
         self._stop.set()
-        return "ok"
 
     def flush(self) -> None:
         """Store what came, with what can be said of the time up to then; what could not be stored ends the collector."""
@@ -163,6 +162,10 @@ class IdentityCollector:
         self.flush()
         return f"ok {self._journal.checkpoint().name}"
 
+    def _told(self) -> str:
+        self.stop()
+        return "ok"
+
     # -- connections -------------------------------------------------------------------------------------------------
 
     async def _stay_connected(self) -> None:
@@ -181,7 +184,8 @@ class IdentityCollector:
     async def _listen(self) -> None:
         """Take the frames of one connection until it ends."""
         try:
-            async with connect(self._url, **SOCKET) as socket:
+            # The venue's own ping takes the place of the protocol's: its answer shows that more than a proxy lives.
+            async with listening(self._url, self._binary, ping_s=None, most_bytes=MESSAGE_BYTES) as socket:
                 for message in self._dialect.subscribe(list(self._instruments)):
                     await socket.send(message)
                 _log.info("connected to %s", self._url)
@@ -198,6 +202,9 @@ class IdentityCollector:
                     await _cancelled(pinging)
         except (OSError, WebSocketException, TimeoutError, BadFrame) as error:
             _log.warning("the connection is lost: %s: %s", type(error).__name__, error)
+
+    def _binary(self, frame: bytes) -> None:
+        self._ask(self._core.binary(frame))
 
     async def _ping(self, socket: ClientConnection) -> None:
         """Ping as the venue asks; close a connection on which nothing is heard from one ping to the next."""

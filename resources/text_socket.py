@@ -30,12 +30,16 @@ class _TextSocket(ClientConnection):
             self._binary = None
 
 
-def listening(url: str, aside: Callable[[bytes], None]) -> connect:
+def listening(
+    url: str, aside: Callable[[bytes], None], *, ping_s: float | None = 3, most_bytes: int = 2**20
+) -> connect:
     """Return a connection to be entered by `async with`, on which `recv(decode=False)` brings text alone.
 
     Args:
         url: Where to.
         aside: Called with each binary message.
+        ping_s: How often the protocol's ping is sent, and how long its answer may take; None: never.
+        most_bytes: Of one message; a longer one ends the connection.
     """
 
     def made(*arguments: Any, **options: Any) -> ClientConnection:
@@ -44,10 +48,10 @@ def listening(url: str, aside: Callable[[bytes], None]) -> connect:
     return connect(
         url,
         create_connection=cast("type[ClientConnection]", made),
-        max_size=2**20,
+        max_size=most_bytes,
         max_queue=1024,
-        ping_interval=3,
-        ping_timeout=3,
+        ping_interval=ping_s,
+        ping_timeout=ping_s,
         close_timeout=1,
         open_timeout=10,
     )

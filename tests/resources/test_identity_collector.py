@@ -17,7 +17,7 @@ from resources.bybit import BybitRest
 from resources.hyperliquid import HyperliquidRest
 from resources.identity_collector import IdentityCollector
 from resources.identity_journal import IdentityJournal
-from resources.rocksdb import JournalFormat
+from resources.rocksdb import JournalFormat, control_socket
 from tests.identity_venue import VENUES, Bybit, Hyperliquid, Print, Venue
 from tests.recorded import recorded
 from trading.market.instrument import Instrument
@@ -203,6 +203,45 @@ def test_a_damaged_frame_interrupts_until_a_list_brings_what_it_held(tmp_path: P
             "bad frame, not_json",
             "bad frame, unknown_event",
         ]
+
+
+@pytest.mark.parametrize("name", Names)
+def test_a_binary_message_is_kept_aside_and_a_list_brings_what_it_held(tmp_path: Path, name: Any) -> None:
+    form, prints = VENUES[name]
+
+    async def collect() -> None:
+        async with collecting(tmp_path, venue) as collector:
+            venue.bring(recording[:40])
+            await until(lambda: collector.status().get("trades") == 40)
+            venue.mute = True
+            venue.bring(recording[40:41])
+            venue.mute = False
+            venue.say(frame)
+            await until(lambda: collector.status()["bad_frames"] == {"unexpected_binary": 1})
+            await until(lambda: collector.status()["trades"] == 41)
+            venue.bring(recording[41:])
+            await until(lambda: collector.status()["trades"] == len(recording))
+            assert collector.statistics["reconnects"] == 0
+
+    with Venue(form()).serving() as venue:
+        recording = prints()
+        frame = venue.form.frame(recording[40:41]).encode()
+        asyncio.run(collect())
+        assert assert_true(tmp_path, venue.happened) == 0
+    with IdentityJournal.read(tmp_path) as journal:
+        assert journal.quarantined() == [(f"bad frame, unexpected_binary: {len(frame)} bytes", frame)]
+
+
+def test_told_to_stop_a_collector_answers_and_ends(tmp_path: Path) -> None:
+    async def collect() -> None:
+        async with collecting(tmp_path, venue):
+            reader, writer = await asyncio.open_unix_connection(str(control_socket(tmp_path)))
+            writer.write(b"stop\n")
+            assert await reader.readline() == b"ok\n"
+            writer.close()
+
+    with Venue(Hyperliquid()).serving() as venue:
+        asyncio.run(collect())
 
 
 def test_pings_keep_a_quiet_connection_and_without_an_answer_it_is_lost(tmp_path: Path) -> None:

@@ -106,6 +106,10 @@ class IdentityCore:
             self._keep(name, came, new, now_s)
         return set()
 
+    def binary(self, frame: bytes) -> set[str]:
+        """Keep a binary message aside, whatever it holds, as venues send text; return the markets that it interrupts."""
+        return self._refused(frame, BadFrame("unexpected_binary", f"{len(frame)} bytes"))
+
     def unheard(self, name: str, listed: Sequence[IdentifiedTrade]) -> int:
         """Return how many trades of a list the stream has left out, or has not brought yet."""
         return len(self._held[name].unheard(listed))
