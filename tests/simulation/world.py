@@ -247,6 +247,10 @@ class World:
         self._tick(self.life)
         self._flush(self.life)
 
+    def _turn(self, life: int) -> None:
+        if life == self.life and self.core is not None:
+            self.core.tick(self.now_s)
+
     def _tick(self, life: int) -> None:
         if life == self.life and self.core is not None:
             self.core.tick(self.now_s)
@@ -308,6 +312,8 @@ class World:
             self.core.connected(number, self.now_s)
             if self.now_s > DAY_S - CALM_S + 60:
                 end_ms = self.exchange_ms
+                for half_seconds in range(20):  # a collector at rest is not ticked as often as a real one
+                    self.after(0.5 * half_seconds, lambda: self._turn(life))
                 self.after(10.0, lambda: self._check_caught_up(end_ms))
 
         self.after(opens_s if not fails else self.random.choice([0.1, 10.0]), opened)
