@@ -134,7 +134,8 @@ class World:
             if self.planned or self.random.random() < 0.5:
                 # Just before a trade, where whatever fails loses something.
                 later = [moment for moment, _, _ in self._events if moment >= at]
-                at = max(0.0, min(later, default=at) - 1.5 * self.random.random())
+                # The next one of a thin market may come in the calm, which has no faults.
+                at = max(0.0, min([*later, DAY_S - CALM_S]) - 1.5 * self.random.random())
             self._plan_fault(at)
         self._at(DAY_S - CALM_S, self._calm)
         for _ in range(0 if self.planned else 4):
