@@ -21,7 +21,7 @@ demo: $(READY) ## the same main job without a UI; ends with a summary
 	@$(BIN)/trading demo $(ARGS)
 
 test: $(READY) ## run the tests
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 soak: $(READY) ## run the simulation, fault and backfill tests at full size (about four hours)
 	@SOAK=1 $(BIN)/pytest -s --timeout 7200 tests/simulation tests/faults tests/end_to_end/test_backfill.py $(ARGS)
