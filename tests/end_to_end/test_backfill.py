@@ -15,9 +15,9 @@ from resources.servers import postgres
 from tests.end_to_end.running import Running, until
 from trading_assets.definitions import defs
 
-DAYS = 31 if os.environ.get("SOAK") else 2
+DAYS = 31 if os.environ.get("SOAK") else 3
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
-FIRST, BAD = date(2026, 8, 1), date(2026, 8, 2)
+FIRST, BAD = date(2026, 8, 1), date(2026, 8, 3)
 LAUNCH = """
 mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
