@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup up demo test soak check bench lock
+.PHONY: help setup up demo test soak check bench lock notebooks
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -21,7 +21,7 @@ demo: $(READY) ## the same main job without a UI; ends with a summary
 	@$(BIN)/trading demo $(ARGS)
 
 test: $(READY) ## run the tests
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
 soak: $(READY) ## run the simulation, fault and backfill tests at full size (about four hours)
 	@SOAK=1 $(BIN)/pytest -s --timeout 7200 tests/simulation tests/faults tests/end_to_end/test_backfill.py $(ARGS)
@@ -35,8 +35,12 @@ check: $(READY) ## formatting, lint, types, layers, lock file, Dagster definitio
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python scripts/lock.py --check
+	@$(BIN)/python scripts/notebooks.py --check
 	@$(BIN)/dg check toml
 	@DAGSTER_HOME=$$(mktemp -d) $(BIN)/dg check defs
 
 lock: $(READY) ## compile requirements.lock from pyproject.toml
 	@$(BIN)/python scripts/lock.py
+
+notebooks: $(READY) ## make the Jupyter notebooks of the files in docs/notebooks
+	@$(BIN)/python scripts/notebooks.py

@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosedOK, WebSocketException
 
 from resources.binance import BinanceRest
 from resources.journal import TradeJournal
+from resources.live_tap import SOON_S, LiveTap
 from resources.text_socket import listening
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
@@ -50,6 +51,7 @@ class BookFeed:
         instruments: Whose books, by name.
         every_ms: How often the exchange sums changes into a diff: 100 or 1000.
         seed: Of the jitter between connections.
+        tap: Takes further what was stored.
     """
 
     def __init__(
@@ -60,14 +62,16 @@ class BookFeed:
         instruments: Mapping[str, Instrument],
         every_ms: int = 100,
         seed: int = 0,
+        tap: LiveTap | None = None,
     ) -> None:
-        self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
+        self._journal, self._rest, self._instruments, self._tap = journal, rest, dict(instruments), tap
         streams = "/".join(f"{name.lower()}@depth@{every_ms}ms" for name in instruments)
         self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
         self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
         self._recorders = {name: BookRecorder() for name in instruments}
         self._heard_s, self._not_before_s = dict.fromkeys(instruments, 0.0), dict.fromkeys(instruments, 0.0)
         self._newest_ms = 0
+        self._awake, self._soon = asyncio.Event(), False
         self.statistics: Counter[str] = Counter()
 
     async def run(self) -> None:
@@ -125,7 +129,10 @@ class BookFeed:
                     elif time.monotonic() - self._heard_s[symbol] > SILENT_S:
                         await self._compare(symbol)
                 self._store()
-                await asyncio.sleep(TURN_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._awake.wait(), TURN_S)
+                self._awake.clear()
+                self._soon = False
         finally:
             await socket.close()
 
@@ -145,6 +152,9 @@ class BookFeed:
             self._heard_s[symbol] = time.monotonic()
             self._newest_ms = max(self._newest_ms, event.time_ms)
             self._recorders[symbol].diff(event)
+            if self._tap is not None and self._recorders[symbol].records and not self._soon:
+                self._soon = True
+                asyncio.get_running_loop().call_later(SOON_S, self._awake.set)
 
     async def _fetch(self, symbol: str) -> None:
         recorder = self._recorders[symbol]
@@ -172,6 +182,8 @@ class BookFeed:
         arrived = {name: recorder.records for name, recorder in self._recorders.items() if recorder.records}
         if arrived:
             self._journal.append_books(arrived)
+            if self._tap is not None:
+                self._tap.books(arrived, self._newest_ms)
             for name, records in arrived.items():
                 self.statistics["records"] += len(records)
                 self._recorders[name].records = []

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +15,14 @@ from resources.collecting_program import metrics
 from resources.collector import Collector
 from resources.home import Home
 from resources.journal import TradeJournal
+from resources.live_feed import LiveFeed
+from resources.live_tap import LiveTap
 from resources.rocksdb import PATIENCE_S
+from resources.servers import running
 from resources.settings import load_settings
 from resources.stream_set import KLINES, SPOT, USDM, StreamSet
+from resources.timescale.dead_letters import DeadLetters
+from resources.timescale.store import MarketStore
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.stream.repair import FOREVER_MS
@@ -40,6 +45,7 @@ class Collection:
         self._home, self._streams = home, streams
         self._settings = load_settings(home.path)
         self._collector: Collector | None = None
+        self._feed: LiveFeed | None = None
         self._loop = asyncio.new_event_loop()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
@@ -67,7 +73,8 @@ class Collection:
             CollectorEnded: It ended by itself; the cause says why.
         """
         while self._thread.is_alive():
-            yield self._collector.status() if self._collector is not None else {"symbols": {}}
+            status = self._collector.status() if self._collector is not None else {"symbols": {}}
+            yield status if self._feed is None else {**status, "live": self._feed.status()}
             self._thread.join(1)
         hint = self._failure.hint if isinstance(self._failure, TradingError) else ""
         raise CollectorEnded(f"the collector ended: {self._failure or 'it was told to stop'}", hint) from self._failure
@@ -89,6 +96,7 @@ class Collection:
             directory = self._home.journal_dir(streams.kind)
             with TradeJournal.write(directory, PATIENCE_S, settings.journal_durability) as journal:
                 instruments, clock_ms = await self._instruments(rest), await rest.server_time()
+                tap = None if contracts or settings.live == "off" else LiveTap(journal, instruments)
                 collector = Collector(
                     journal,
                     rest,
@@ -99,14 +107,43 @@ class Collection:
                     beside=(*streams.beside, KLINES),
                     by_age=contracts,
                     clock_ms=clock_ms,
+                    tap=tap,
                 )
-                collector.beside(BookFeed(journal, rest, ws_url + streams.books_root, instruments))
+                collector.beside(BookFeed(journal, rest, ws_url + streams.books_root, instruments, tap=tap))
                 self._collector = collector
                 port = settings.metrics_port
                 with metrics(port + 1 if port and contracts else port, collector):
-                    await collector.run()
+                    async with self._live(tap, instruments, journal):
+                        await collector.run()
         finally:
             await rest.close()
+
+    @asynccontextmanager
+    async def _live(
+        self, tap: LiveTap | None, instruments: dict[str, Instrument], journal: TradeJournal
+    ) -> AsyncIterator[None]:
+        """Take what is acknowledged into the database and to live readers, where that is wanted."""
+        if tap is None:
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                urls = stack.enter_context(running(self._home, self._settings, ("postgres", "redis")))
+            except TradingError as error:
+                _log.error("nothing goes into the database live: %s; the assets of the day bring it", error)
+                yield
+                return
+            venue = "sim" if self._home.kind == "simulated" else "binance"
+            letters = DeadLetters(self._home.dead_letters_dir)
+            feed = LiveFeed(
+                tap, instruments, lambda: MarketStore(urls.postgres, venue), urls.redis, journal.ledger, letters
+            )
+            feed.start()
+            self._feed = feed
+            try:
+                yield
+            finally:
+                await feed.stop()
 
     async def _instruments(self, rest: BinanceRest) -> dict[str, Instrument]:
         """Return the markets of the home's symbols; not every symbol has a contract."""

@@ -25,6 +25,7 @@ from resources.collecting_program import collected, common_options, program
 from resources.control import controlled
 from resources.home import home_of
 from resources.journal import TradeJournal
+from resources.live_tap import SOON_S, LiveTap
 from resources.retention import verified
 from resources.rocksdb import PATIENCE_S, JournalDamaged
 from resources.side_streams import SideStreams
@@ -70,6 +71,7 @@ class Collector:
         beside: Streams that are taken in the same connection; see `resources.stream_set`.
         by_age: Drop what is older than `retention_days` although no database has it.
         clock_ms: The exchange's clock; no first event is believed that lies far ahead of it.
+        tap: Takes further what was acknowledged.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Collector:
         beside: Sequence[str] = (),
         by_age: bool = False,
         clock_ms: int = 0,
+        tap: LiveTap | None = None,
     ) -> None:
+        self._tap, self._soon = tap, False
         self._journal, self._rest, self._instruments = journal, rest, dict(instruments)
         streams = "/".join(f"{name.lower()}@{kind}" for name in instruments for kind in ("aggTrade", *beside))
         self._url = f"{ws_url.rstrip('/')}/stream?streams={streams}"
@@ -169,6 +173,8 @@ class Collector:
         newest = {name: (len(trades), trades[-1].time_ms) for name, trades in pending.trades.items()}
         waits = [fill.waited_ms for fills in pending.fills.values() for fill in fills if fill.hole]
         self._watch.stored(newest, self._stored_s - began_s, waits)
+        if self._tap is not None:
+            self._tap.stored(pending, self._core.newest_ms)
         self._side.store(pending.beside, pending.ledgers)
 
     def status(self) -> dict[str, Any]:
@@ -242,6 +248,7 @@ class Collector:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._awake.wait(), TICK_S)
         self._awake.clear()
+        self._soon = False
 
     def _tidy(self) -> None:
         """Seal an hour that has closed, and drop what is old and known to be in the database."""
@@ -322,6 +329,9 @@ class Collector:
             self._failure = error
             self._awake.set()
         frames.clear()
+        if self._tap is not None and not self._soon:
+            self._soon = True
+            asyncio.get_running_loop().call_later(SOON_S, self._awake.set)
 
     async def _fetch(self, fetch: Fetch) -> None:
         """Ask for one page of trades."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from resources.home import Home
-from resources.servers import Urls
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 EVENT_BATCH: Final = "1000"
@@ -27,15 +26,14 @@ def prepare_dagster_home(home: Home) -> Path:
     return home.dagster_home
 
 
-def dagster_environment(home: Home, urls: Urls) -> dict[str, str]:
+def dagster_environment(home: Home, dagster_url: str) -> dict[str, str]:
     """Return the environment of a process that loads the definitions or runs a job on this home."""
     return {
         **os.environ,
         "DAGSTER_HOME": str(prepare_dagster_home(home)),
         "DAGSTER_EVENT_BATCH_SIZE": EVENT_BATCH,
-        "TRADING_DAGSTER_URL": urls.dagster,
+        "TRADING_DAGSTER_URL": dagster_url,
         "TRADING_HOME": str(home.path),
-        "NUMBA_CACHE_DIR": str(home.numba_dir),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")])),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }

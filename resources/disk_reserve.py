@@ -14,6 +14,11 @@ RESERVED_BYTES: Final = 256 * 2**20
 LOOK_S: Final = 1.0
 
 
+def reserve_bytes(total_bytes: int) -> float:
+    """Return what is left free on a disk."""
+    return max(RESERVED_SHARE * total_bytes, RESERVED_BYTES)
+
+
 class JournalFull(TradingError):
     """The disk is filled up to the reserve; nothing was written."""
 
@@ -35,7 +40,7 @@ class DiskReserve:
         now = self._clock()
         if now - self._looked >= LOOK_S:
             disk = shutil.disk_usage(self._directory)
-            self._room = disk.free >= max(RESERVED_SHARE * disk.total, RESERVED_BYTES)
+            self._room = disk.free >= reserve_bytes(disk.total)
             self._looked = now
         if not self._room:
             raise JournalFull(

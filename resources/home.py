@@ -88,7 +88,7 @@ class Home:
             WrongHome: It belongs to another kind or clock.
         """
         try:
-            for folder in (self.path, self.logs_dir, self.run_dir, self.numba_dir):
+            for folder in (self.path, self.logs_dir, self.run_dir):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
             probe.write_bytes(b"x")
@@ -189,14 +189,19 @@ class Home:
         return self.path / "lmdb"
 
     @property
-    def numba_dir(self) -> Path:
-        """Compiled kernels."""
-        return self.path / "numba"
+    def lake_dir(self) -> Path:
+        """The Parquet lake."""
+        return self.path / "lake"
 
     @property
     def archive_dir(self) -> Path:
         """What was fetched from the exchange's archive; may be deleted."""
         return self.path / "cache" / "archive"
+
+    @property
+    def dead_letters_dir(self) -> Path:
+        """Rows that the database did not take."""
+        return self.path / "dead_letters"
 
     @property
     def logs_dir(self) -> Path:

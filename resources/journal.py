@@ -44,7 +44,7 @@ from resources.journal_entries import (
 from resources.rocksdb import Changes, Database, Durability, JournalDamaged, family
 from trading.market.timeframe import DAY_MS, HOUR_MS, SECOND_MS
 from trading.market.trade import TRADE_SCHEMA, AggTrade
-from trading.stream.batch import Columns, decode, decode_columns, encode, encode_columns
+from trading.stream.batch import decode, decode_columns, encode, encode_columns
 from trading.stream.book_recorder import BookRecord, Content, content, record_of
 from trading.stream.contiguity import IdRange, missing_ids, trimmed
 from trading.stream.events import MarkPrice
@@ -57,7 +57,7 @@ READ_TOO: Final = ("trade journal 2",)
 SETTLED_MS: Final = DAY_MS
 """An hour that nobody proves complete is sealed when it is that old; what is missing then rarely comes."""
 
-ID, TIME, MAKER = (list(TRADE_SCHEMA).index(name) for name in ("agg_trade_id", "time_ms", "buyer_is_maker"))
+ID, TIME = (list(TRADE_SCHEMA).index(name) for name in ("agg_trade_id", "time_ms"))
 
 
 class _Retired(msgspec.Struct, array_like=True):
@@ -285,7 +285,7 @@ class TradeJournal:
         first[1:] = (seconds[1:] != seconds[:-1]) | (table[ID, 1:] != table[ID, :-1])
         table, seconds = table[:, first], seconds[first]
         edges = np.append(np.searchsorted(seconds, seconds_ms // SECOND_MS), len(seconds))
-        for key, value in zip(keys, encode_columns(_columns(table), edges, seconds_ms, keys), strict=True):
+        for key, value in zip(keys, encode_columns(list(table), edges, seconds_ms, keys), strict=True):
             changes.put("trades", key, value)
         return len(keys) - len(stored)
 
@@ -389,11 +389,7 @@ _TRADES: Final = ("sealed", "trades")
 def _compile() -> None:
     """Have the codec compiled before anything waits for it: the first time after an installation it takes seconds."""
     start, trade = np.array([0]), table_of([AggTrade(0, 0, 0, 0, 0, 0, buyer_is_maker=False)])
-    decode_columns(encode_columns(_columns(trade), np.array([0, 1]), start, [b""]), start, [b""])
-
-
-def _columns(table: Table) -> Columns:
-    return (*table[:MAKER], table[MAKER].astype(bool))
+    decode_columns(encode_columns(list(trade), np.array([0, 1]), start, [b""]), start, [b""])
 
 
 def _put(changes: Changes, family: str, key: bytes, value: object) -> None:

@@ -20,8 +20,9 @@ from resources.journal import TradeJournal
 from resources.journal_coverage import take_over_coverage
 from resources.stores import Exchange, Stores
 from resources.timescale.archive_versions import ArchiveVersion, archive_versions, record_archive_version
-from resources.timescale.store import MarketStore, Written
+from resources.timescale.store import MarketStore
 from resources.timescale.tables import TRADE
+from resources.timescale.writing import Written
 from trading.market.instrument import Instrument
 from trading.market.oddities import odd_trades
 from trading.market.timeframe import DAY_MS

@@ -113,6 +113,15 @@ SETTINGS: Final = (
     Setting("market", "symbols", "TRADING_SYMBOLS", "BTCUSDT,ETHUSDT", _symbols, "Symbols that are collected"),
     Setting("market", "seed", "TRADING_SEED", 7, _whole(0, 2**31), "Seed of the synthetic market"),
     Setting("stores", "postgres_url", "TRADING_POSTGRES_URL", "", _POSTGRES, "PostgreSQL; empty: embedded", True),
+    Setting(
+        "stores",
+        "postgres_read_url",
+        "TRADING_POSTGRES_READ_URL",
+        "",
+        _POSTGRES,
+        "A replica of it, asked what is asked of the data provider while it keeps up; empty: none",
+        True,
+    ),
     Setting("stores", "redis_url", "TRADING_REDIS_URL", "", _REDIS, "Redis; empty: embedded", True),
     Setting("stores", "qdrant_url", "TRADING_QDRANT_URL", "", _HTTP, "Qdrant; empty: embedded", True),
     Setting("exchange", "exchange_rest_url", "TRADING_EXCHANGE_REST_URL", "", _HTTP, "REST root; empty: simulated"),
@@ -142,6 +151,14 @@ SETTINGS: Final = (
         "journal", "journal_retention_days", "JOURNAL_RETENTION_DAYS", 7, _whole(1, 36500), "Days of trades it keeps"
     ),
     Setting(
+        "live",
+        "live",
+        "TRADING_LIVE",
+        "on",
+        _one_of("on", "off"),
+        "Trades and bars into database and Redis as they come: on or off",
+    ),
+    Setting(
         "lmdb",
         "lmdb_path",
         "LMDB_PATH",
@@ -150,6 +167,23 @@ SETTINGS: Final = (
         "LMDB of an external producer, read and never written; empty: our own",
     ),
     Setting("lmdb", "lmdb_max_size_gb", "LMDB_MAX_SIZE_GB", 10, _whole(1, 4096), "Size of the LMDB map, GiB"),
+    Setting("lake", "lake_path", "TRADING_LAKE_PATH", "", _folder, "Folder of the Parquet lake; empty: in the home"),
+    Setting(
+        "lake",
+        "keep_trades_days",
+        "TRADING_KEEP_TRADES_DAYS",
+        0,
+        _whole(0, 36500),
+        "Days of trades in PostgreSQL; 0: all",
+    ),
+    Setting(
+        "lake",
+        "keep_seconds_days",
+        "TRADING_KEEP_SECONDS_DAYS",
+        0,
+        _whole(0, 36500),
+        "Days of one-second bars and books in PostgreSQL; 0: all",
+    ),
     Setting("rag", "top_k", "RAG_TOP_K", 10, _whole(1, 1000), "Similar states that are shown"),
 )
 
@@ -161,6 +195,7 @@ class Settings:
     symbols: tuple[str, ...]
     seed: int
     postgres_url: str = field(repr=False)
+    postgres_read_url: str = field(repr=False)
     redis_url: str = field(repr=False)
     qdrant_url: str = field(repr=False)
     exchange_rest_url: str
@@ -172,8 +207,12 @@ class Settings:
     metrics_port: int
     journal_durability: str
     journal_retention_days: int
+    live: str
     lmdb_path: Path | None
     lmdb_max_size_gb: int
+    lake_path: Path | None
+    keep_trades_days: int
+    keep_seconds_days: int
     top_k: int
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
 

@@ -6,7 +6,8 @@ one connection pool and one lease on the home's servers, however many ask.
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,19 +16,29 @@ import polars as pl
 
 from resources.archive import Archive
 from resources.binance import PAGE, BinanceRest, InvalidInterval
+from resources.data_provider import DataProvider
 from resources.derivatives import FuturesExchange
 from resources.home import Home
+from resources.lake import LakeReader
+from resources.live_follower import LiveFollower
 from resources.lmdb import LmdbStore
 from resources.qdrant import SnapshotIndex
 from resources.redis import HotValues
-from resources.servers import running
+from resources.servers import process, running
 from resources.settings import Settings, load_settings
+from resources.timescale.dead_letters import DeadLetters
+from resources.timescale.ingestion import DataIngestionPipeline
 from resources.timescale.loop import wait
+from resources.timescale.quarantine import RefusedRows
 from resources.timescale.store import MarketStore
+from resources.timescale.tables import CANDLE
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
-from trading.market.timeframe import CANDLE_TIMEFRAMES, Timeframe
+from trading.market.timeframe import CANDLE_TIMEFRAMES, MINUTE_MS, Timeframe
 from trading.market.trade import AggTrade
+from trading.provider.cache import DataCacheManager
+from trading.provider.provider import UnifiedDataProvider
+from trading.provider.validation import DataValidator
 
 
 class ExchangeNotSet(TradingError):
@@ -121,14 +132,70 @@ class Stores:
 
     @cached_property
     def market(self) -> MarketStore:
-        """The market database."""
-        return self._stack.enter_context(MarketStore(self.urls.postgres, self.venue))
+        """The market database; a replica of it, where one is set, answers the data provider."""
+        store = MarketStore(self.urls.postgres, self.venue, self.settings.postgres_read_url)
+        store.lake = self.lake
+        return self._stack.enter_context(store)
+
+    @cached_property
+    def _ended_ms(self) -> int:
+        """Where a simulated market ends that nobody keeps going, epoch ms; 0: time goes on."""
+        if self.home.kind != "simulated" or process.alive("exchange", self.home.run_dir) is not None:
+            return 0
+        spans = [self.market.span(CANDLE, symbol, Timeframe.M1) for symbol in self.market.instruments()]
+        return max([self.home.clock.get("end_ms", 0), *(span[1] + MINUTE_MS for span in spans if span)])
+
+    @cached_property
+    def clock(self) -> Callable[[], int]:
+        """Returns the present, epoch ms: this machine's, or the end of a simulated market that nobody keeps going."""
+        ended_ms = self._ended_ms
+        return lambda: ended_ms or time.time_ns() // 1_000_000
+
+    @cached_property
+    def provider(self) -> DataProvider:
+        """What was known of a symbol at a moment, from the database and, of days that went from there, from the lake."""
+        return DataProvider(UnifiedDataProvider(self.market.queries(), self.clock))
+
+    @cached_property
+    def live_provider(self) -> DataProvider:
+        """The same, with what is told live in a cache of this process: questions about the present are answered from it."""
+        follower, clock, ended_ms = self.follower, self.clock, self._ended_ms
+
+        def present() -> int:
+            return max(follower.clock_ms, ended_ms) if ended_ms else follower.present_ms() or clock()
+
+        return DataProvider(UnifiedDataProvider(self.market.queries(), present, cache=follower.cache))
+
+    @cached_property
+    def follower(self) -> LiveFollower:
+        """What fills that cache."""
+        follower = LiveFollower(self.urls.redis, self.settings.symbols, self.market.queries())
+        follower.start()
+        self._stack.callback(follower.stop)
+        return follower
+
+    def ingestion(self, cache: DataCacheManager | None = None) -> DataIngestionPipeline:
+        """Return the way of rows of one's own into the market database, for `async with` on a loop of the caller's.
+
+        What the database refuses goes to the home's dead letters, what cannot have happened into a file beside them.
+
+        Args:
+            cache: Shows rows at once, before they are stored.
+        """
+        instruments, letters = self.market.instruments(), DeadLetters(self.home.dead_letters_dir)
+        checks = DataValidator(instruments, self.clock, RefusedRows(letters.refused_file))
+        return DataIngestionPipeline(self.market, letters, self.clock, checks, cache, instruments)
 
     @cached_property
     def lmdb(self) -> LmdbStore:
         """The projection of candles and indicators, or what an external producer keeps at LMDB_PATH."""
         path, gigabytes = self.settings.lmdb_path, self.settings.lmdb_max_size_gb
         return LmdbStore(path or self.home.lmdb_dir, gigabytes, ours=path is None)
+
+    @cached_property
+    def lake(self) -> LakeReader:
+        """Closed days as Parquet files."""
+        return LakeReader(self.settings.lake_path or self.home.lake_dir, self.venue)
 
     @cached_property
     def index(self) -> SnapshotIndex:

@@ -30,6 +30,9 @@ def main(folder: Path) -> None:
     run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", "requirements.lock")
     # The checkout itself adds only its import path and the console script; it has no requirements left to resolve.
     run(*pip, "--no-deps", "--no-build-isolation", "--editable", ".")
+    # Not every installer leaves bytecode, and a process that may write none would compile all of Dagster at each start.
+    subprocess.run([python, "-m", "compileall", "-q", "-q", "-j", "0", folder / "lib"], check=False)
+    run(python, "-m", "resources.kernels")
     (folder / ".ready").touch()
 
 

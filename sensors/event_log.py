@@ -10,19 +10,21 @@ from dagster import DagsterEventType, EventLogEntry
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.sql import create_engine
 from dagster_postgres.event_log import PostgresEventLogStorage
-from sqlalchemy import pool
+from sqlalchemy import exc, pool
+
+from sensors.storages import Storage
 
 KEPT_CONNECTIONS = 2
 BATCH = 1000
 
 
-class PooledEventLogStorage(PostgresEventLogStorage):
+class PooledEventLogStorage(Storage, PostgresEventLogStorage):
     """The stock storage with a pooled engine and batched planned events; named in `dagster.yaml`."""
 
-    def __init__(self, *arguments, **options) -> None:
+    def __init__(self, **options) -> None:
         self._planned: list[EventLogEntry] = []
         self._tables: set[str] = set()
-        super().__init__(*arguments, **options)
+        super().__init__(**options)
         self._engine = create_engine(
             self.postgres_url,
             isolation_level="AUTOCOMMIT",
@@ -31,11 +33,6 @@ class PooledEventLogStorage(PostgresEventLogStorage):
             max_overflow=8,
             pool_pre_ping=True,
         )
-
-    @classmethod
-    def from_config_value(cls, inst_data, config_value) -> "PooledEventLogStorage":
-        """Build from `dagster.yaml`; the stock method names the stock class."""
-        return cls(inst_data=inst_data, **config_value)
 
     def has_table(self, table_name: str) -> bool:
         """Return whether a table is there; what was there once stays there."""
@@ -57,6 +54,16 @@ class PooledEventLogStorage(PostgresEventLogStorage):
         """Store a batch, after what was planned before it."""
         self._store_planned()
         super().store_event_batch(events)
+
+    def initialize_concurrency_limit_to_default(self, concurrency_key: str) -> bool:
+        """Make a pool of the default size; of two runs that meet a new pool at once the later one finds it made.
+
+        The stock method goes on in the transaction that its refused INSERT has ended, and so the later run fails.
+        """
+        try:
+            return super().initialize_concurrency_limit_to_default(concurrency_key)
+        except exc.InternalError:
+            return True
 
     def dispose(self) -> None:
         """Store what still waits and close the kept connections."""

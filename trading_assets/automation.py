@@ -18,11 +18,14 @@ MEASURES: Final = dg.AssetSelection.groups("microstructure")
 
 MEMORY: Final = dg.AssetSelection.groups("trades", "candles", "indicators", "rag", "derivatives")
 
+LAKE: Final = dg.AssetSelection.assets("lake")
+"""In the chain, so that a day which was repaired or brought later is exported anew by the run that changed it."""
+
 chain: Final = dg.define_asset_job(
     "market_chain",
-    MEMORY | MEASURES,
+    MEMORY | MEASURES | LAKE,
     executor_def=dg.in_process_executor,
-    description="One symbol over a range of days: from the journal to the market memory, with measures and derivatives.",
+    description="One symbol over a range of days: from the journal to memory and lake, with measures and derivatives.",
     tags={"chain": "market"},
 )
 upkeep: Final = dg.define_asset_job(
@@ -30,6 +33,30 @@ upkeep: Final = dg.define_asset_job(
     dg.AssetSelection.assets("instruments", "hot_values"),
     executor_def=dg.in_process_executor,
     description="Instruments from the exchange and hot values for live readers.",
+)
+
+
+retire_days: Final = dg.define_asset_job(
+    "retire_days",
+    dg.AssetSelection.assets("retention"),
+    executor_def=dg.in_process_executor,
+    description="Drop from PostgreSQL what is old enough and lies verified in the lake.",
+)
+
+
+watch_database: Final = dg.define_asset_job(
+    "watch_database",
+    dg.AssetSelection.assets("query_latencies", "table_sizes", "rows_refused"),
+    executor_def=dg.in_process_executor,
+    description="How long questions to the market database take, how large its tables are, what it refused.",
+)
+
+
+compare_days: Final = dg.define_asset_job(
+    "compare_days",
+    dg.AssetSelection.assets("live_equals_rebuild"),
+    executor_def=dg.in_process_executor,
+    description="One symbol over a range of days: what is stored beside what the journal makes of it.",
 )
 
 
@@ -72,10 +99,38 @@ def refresh_today(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunReque
     yield from _requests(context, [today], "today", "10")
 
 
+@dg.schedule(
+    job=compare_days,
+    cron_schedule="5 0 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+def compare_yesterday(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+    """At 00:05 UTC hold yesterday against its rebuild, before the run that closes it mends what differs."""
+    yesterday = context.scheduled_execution_time.astimezone(UTC) - timedelta(days=1)
+    yield from _requests(context, [yesterday.strftime("%Y-%m-%d")], "compare", "5")
+
+
 keep_hot: Final = dg.ScheduleDefinition(
     name="keep_hot",
     job=upkeep,
     cron_schedule="5,20,35,50 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+drop_old: Final = dg.ScheduleDefinition(
+    name="drop_old",
+    job=retire_days,
+    cron_schedule="40 1 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+look_after: Final = dg.ScheduleDefinition(
+    name="look_after",
+    job=watch_database,
+    cron_schedule="35 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )

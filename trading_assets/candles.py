@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from resources.wiring import ExchangeClient, MarketDatabase
-from trading.market.timeframe import CANDLE_TIMEFRAMES, ROLLED_UP, Timeframe
+from trading.market.timeframe import ROLLED_UP, Timeframe, parts_of
 from trading_assets.catalogue import daily
 from trading_assets.materialized import column_schema, record_days
 from trading_assets.partitions import SymbolWindow, symbol_window
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from resources.stores import Exchange
-    from resources.timescale.store import MarketStore, Written
+    from resources.timescale.store import MarketStore
+    from resources.timescale.writing import Written
     from trading.market.instrument import Instrument
 
 CANDLE_COLUMNS = {
@@ -31,6 +32,7 @@ CANDLE_COLUMNS = {
     "complete": "boolean",
     "n_present": "integer",
     "n_expected": "integer",
+    "known_at": "timestamptz",
 }
 
 
@@ -82,7 +84,9 @@ def rolled_candles(timeframe: Timeframe, finer: list[dg.AssetsDefinition]) -> dg
         window = symbol_window(context)
         closed = _closed(exchange.client, window, timeframe)
         bars = longer_bars(market.store, exchange.client, closed, timeframe)
-        written = market.store.write(CANDLE, closed.symbol, bars, closed.lo_ms, closed.hi_ms, timeframe, exact=True)
+        written = market.store.write(
+            CANDLE, closed.symbol, bars, closed.lo_ms, closed.hi_ms, timeframe, True, exchange.client.now_ms()
+        )
         record_days(
             context,
             market.store,
@@ -98,25 +102,27 @@ def rolled_candles(timeframe: Timeframe, finer: list[dg.AssetsDefinition]) -> dg
 
 def store_minutes(market: "MarketStore", exchange: "Exchange", window: SymbolWindow) -> "tuple[pl.DataFrame, Written]":
     """Store the closed one-minute bars of a window; return them and the rows that changed."""
+    from resources.retired_trades import proven_of
     from resources.timescale.tables import CANDLE
     from trading.market.candle import empty_bars
 
     closed = _closed(exchange, window, Timeframe.M1)
     bars = minute_bars(market, exchange, closed)
-    written = market.write(CANDLE, closed.symbol, bars, closed.lo_ms, closed.hi_ms, Timeframe.M1)
+    now_ms = exchange.now_ms()
+    written = market.write(CANDLE, closed.symbol, bars, closed.lo_ms, closed.hi_ms, Timeframe.M1, recorded_at_ms=now_ms)
     # A kline that was fetched before ids proved its minute empty; a rebuild from nothing would not have it.
-    empty = empty_bars(bars, closed.lo_ms, closed.hi_ms, market.proven(window.symbol), Timeframe.M1)
-    return bars, written + market.drop(CANDLE, window.symbol, empty, Timeframe.M1)
+    empty = empty_bars(bars, closed.lo_ms, closed.hi_ms, proven_of(market, window.symbol), Timeframe.M1)
+    return bars, written + market.drop(CANDLE, window.symbol, empty, Timeframe.M1, now_ms)
 
 
 def minute_bars(market: "MarketStore", exchange: "Exchange", window: SymbolWindow) -> "pl.DataFrame":
     """Return the closed one-minute bars of a window: from trades where proven, else the exchange's klines."""
-    from resources.timescale.tables import TRADE
+    from resources.retired_trades import proven_of, trades_of
     from trading.market.candle import candles_from_trades, merge_sources, unproven
 
     instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, Timeframe.M1).hi_ms
-    proven = market.proven(window.symbol)
-    trades = market.read(TRADE, window.symbol, window.lo_ms, hi_ms)
+    proven = proven_of(market, window.symbol)
+    trades = trades_of(market, window.symbol, window.lo_ms, hi_ms)
     from_trades = candles_from_trades(trades, instrument, Timeframe.M1, proven)
     elsewhere = unproven(window.lo_ms, hi_ms, proven, Timeframe.M1)
     return merge_sources(from_trades, _klines(exchange, instrument, Timeframe.M1, elsewhere))
@@ -125,21 +131,21 @@ def minute_bars(market: "MarketStore", exchange: "Exchange", window: SymbolWindo
 def longer_bars(
     market: "MarketStore", exchange: "Exchange", window: SymbolWindow, timeframe: Timeframe
 ) -> "pl.DataFrame":
-    """Return the closed bars of a window: rolled up from the finest stored bars that make one whole, else native.
-
-    What to take is decided bar by bar, so that a day alone gives the same bars as the same day in a longer window.
-    """
+    """Return the closed bars of a window: rolled up from the finest stored bars that make one whole, else native."""
+    from resources.retired_trades import proven_of
     from resources.timescale.tables import CANDLE
-    from trading.market.candle import empty_candles, fuller, lacking, roll_up
+    from trading.market.candle import fuller
+    from trading.market.longer_bars import rolled_bars
 
     instrument, hi_ms = market.instrument(window.symbol), _closed(exchange, window, timeframe).hi_ms
-    proven, bars = market.proven(window.symbol), empty_candles()
-    wanted = [(window.lo_ms, hi_ms)]
-    for finer in parts_of(timeframe):
-        if wanted:
-            parts = market.read(CANDLE, window.symbol, wanted[0][0], wanted[-1][1], finer)
-            bars = fuller(bars, roll_up(parts, finer, timeframe, instrument, proven))
-            wanted = lacking(bars, timeframe, window.lo_ms, hi_ms, proven)
+    bars, wanted = rolled_bars(
+        lambda finer, lo_ms, hi_ms: market.read(CANDLE, window.symbol, lo_ms, hi_ms, finer),
+        instrument,
+        timeframe,
+        proven_of(market, window.symbol),
+        window.lo_ms,
+        hi_ms,
+    )
     return fuller(bars, _klines(exchange, instrument, timeframe, wanted))
 
 
@@ -166,20 +172,16 @@ def _closed(exchange: "Exchange", window: SymbolWindow, timeframe: Timeframe) ->
 
 def _absent(bars: "pl.DataFrame", timeframe: Timeframe, market: MarketDatabase, window: SymbolWindow) -> dict[str, int]:
     """Return how many minutes have no bar: proven empty by ids, or missing at the source."""
+    from resources.retired_trades import proven_of
     from trading.market.candle import missing_bars, unproven
 
     if bars.is_empty():
         return {"minutes_empty": 0, "minutes_missing": 0}
-    proven = market.store.proven(window.symbol)
+    proven = proven_of(market.store, window.symbol)
     holes = missing_bars(bars, timeframe, int(bars["open_time"][0]), int(bars["open_time"][-1]) + timeframe.ms)
     total = sum(hi - lo for lo, hi in holes) // timeframe.ms
     missing = sum(b - a for lo, hi in holes for a, b in unproven(lo, hi, proven, timeframe)) // timeframe.ms
     return {"minutes_empty": total - missing, "minutes_missing": missing}
-
-
-def parts_of(timeframe: Timeframe) -> list[Timeframe]:
-    """Return the timeframes that a bar can be made from, finest first."""
-    return [t for t in CANDLE_TIMEFRAMES if t.ms < timeframe.ms and timeframe.ms % t.ms == 0]
 
 
 def _all_candles() -> dict[Timeframe, dg.AssetsDefinition]:

@@ -6,6 +6,7 @@ damage turns one check red, and names the first offending key.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -146,9 +147,10 @@ def minutes_merge_to_trades(stores: "Stores", symbols: Sequence[str]) -> Finding
 
     Trades that are not as they were written are the affair of `agg_trades`, and the last minute may still be growing.
     """
-    from resources.timescale.store import day_digest
-    from resources.timescale.tables import PROFILE_MINUTE
+    from resources.timescale.day_record import DIGEST, lines
+    from resources.timescale.tables import PROFILE_MINUTE, TRADE
 
+    of_the_day = "t.symbol_id = n.symbol_id AND t.time >= n.day AND t.time < n.day + 1"
     rows = stores.market.fetch(
         f"""
         WITH newest AS (
@@ -157,8 +159,7 @@ def minutes_merge_to_trades(stores: "Stores", symbols: Sequence[str]) -> Finding
         ), sound AS (
             SELECT n.*, (SELECT max(p.minute) FROM md.profile_minute p WHERE p.symbol_id = n.symbol_id) AS last
             FROM newest n JOIN md.day r ON r.symbol_id = n.symbol_id AND r.day = n.day AND r.asset = 'agg_trades'
-            WHERE r.digest = (SELECT {day_digest("t")} FROM md.trade t
-                              WHERE t.symbol_id = n.symbol_id AND t.time >= n.day AND t.time < n.day + 1)
+            WHERE r.digest = (SELECT {DIGEST} FROM {lines(TRADE, of_the_day)})
         ), traded AS (
             SELECT n.name, date_trunc('minute', t.time) AS minute, t.price AS tick, count(*) AS trades,
                    coalesce(sum(t.quantity) FILTER (WHERE NOT t.buyer_is_maker), 0) AS bought,
@@ -217,12 +218,85 @@ def derivatives_as_kept(stores: "Stores", symbols: Sequence[str]) -> Finding:
     return _damaged(stores, symbols, DERIVATIVE, "derivatives")
 
 
+def lake_as_exported(stores: "Stores", symbols: Sequence[str]) -> Finding:
+    """Each exported day is there as its manifest says: the newest of a dataset byte for byte, older ones by length."""
+    from resources.lake import DATASETS, LakeFileDamaged, LakeFileMissing
+
+    for dataset, symbol in product(DATASETS, symbols):
+        there, days = {}, stores.lake.days(dataset, symbol)
+        try:
+            for day in days:
+                manifest = stores.lake.manifest(dataset, symbol, day)
+                if manifest is not None:
+                    there[day] = (manifest.rows, manifest.sha256)
+                    (stores.lake.content if day == days[-1] else stores.lake.file)(manifest)
+        except (LakeFileDamaged, LakeFileMissing) as error:
+            return error.message
+        finding = _differing(f"lake {dataset}", symbol, stores.market.noted_days(f"lake_{dataset}", symbol), there)
+        if finding:
+            return finding
+    return None
+
+
+def dropped_is_in_lake(stores: "Stores", symbols: Sequence[str]) -> Finding:
+    """Of each day that was dropped the lake has the rows that there were."""
+    from resources.lake_retention import lost_days
+    from resources.timescale.backend import RETAINED
+
+    for table, symbol in product(RETAINED, symbols):
+        lost = lost_days(stores.market, stores.lake, table, symbol)
+        if lost:
+            return f"{symbol} {lost[0]}: rows of {table.name} were dropped, and the lake does not give them back"
+    return None
+
+
 def hot_as_database(stores: "Stores", symbols: Sequence[str]) -> Finding:
-    """Redis holds what the database says is newest."""
+    """Redis holds what the database says was newest when Redis was told; a minute may have closed since."""
     from resources.latest import latest_values
 
-    differing = [name for name in stores.hot.differing(latest_values(stores.market)) if name in symbols]
+    held = {symbol: stores.hot.get(symbol) for symbol in symbols}
+    opens = {symbol: int(row["open_time_ms"]) for symbol, row in held.items() if row.get("open_time_ms", "").isdigit()}
+    differing = [name for name in stores.hot.differing(latest_values(stores.market, opens)) if name in symbols]
     return f"latest:{differing[0]}: not what the database holds" if differing else None
+
+
+def answers_soon(stores: "Stores", symbols: Sequence[str]) -> Finding:
+    """Each question was last answered soon enough, and reads no big table from end to end."""
+    from resources.timescale.loop import wait
+    from resources.timescale.monitor import latest, too_slow
+
+    found = too_slow(wait(stores.market.connections.run(lambda c: latest(c, "query_latencies"))))
+    return found[0] if found else None
+
+
+def has_room(stores: "Stores", symbols: Sequence[str]) -> Finding:
+    """The disk lasts, tables are as small as they can be, and schema and jobs of the server are ours."""
+    from resources.timescale.loop import wait
+    from resources.timescale.monitor import latest, too_large
+    from resources.timescale.server import findings
+
+    connections = stores.market.connections
+    found = too_large(wait(connections.run(lambda c: latest(c, "table_sizes"))))
+    found += [f"{said.what}: {said.trouble}" for said in wait(connections.run(findings)) if said.trouble]
+    return found[0] if found else None
+
+
+def nothing_refused(stores: "Stores", symbols: Sequence[str]) -> Finding:
+    """No rows wait as dead letters, and few frames of a day could not be read."""
+    from resources.refusals import too_many
+    from resources.timescale.loop import wait
+    from resources.timescale.monitor import latest
+
+    found = too_many(wait(stores.market.connections.run(lambda c: latest(c, "rows_refused"))))
+    return found[0] if found else None
+
+
+def as_rebuilt(stores: "Stores", symbols: Sequence[str]) -> Finding:
+    """The day that was last made anew from the journal is, row for row, the one that is stored."""
+    from resources.rebuild import differing
+
+    found = differing(stores.market, symbols)
+    return found[0] if found else None
 
 
 def _damaged(
@@ -256,7 +330,13 @@ CHECKS: dict[str, tuple[str, Question]] = {
     "qdrant_points": ("count_equals_features", points_as_uploaded),
     "profile_minutes": ("equal_trades", minutes_merge_to_trades),
     "derivatives": ("covered_and_as_kept", derivatives_as_kept),
+    "lake": ("as_exported", lake_as_exported),
+    "retention": ("dropped_is_in_lake", dropped_is_in_lake),
     "hot_values": ("equals_database", hot_as_database),
+    "query_latencies": ("answers_soon", answers_soon),
+    "table_sizes": ("has_room", has_room),
+    "rows_refused": ("nothing_refused", nothing_refused),
+    "live_equals_rebuild": ("as_rebuilt", as_rebuilt),
     **{asset: (rule.check, rows_as_made(asset, rule)) for asset, rule in RULES.items()},
 }
 """By asset: the name of its check and the question."""

@@ -90,6 +90,8 @@ def coverage(
         hi_ms: Moment before which it ends; None: the present.
         now_ms: The present; None: the end of the last day that anything is recorded of, as in a home whose market ends.
     """
+    from resources.retired_trades import retired_days
+
     first, last = market.fetch(
         """
         SELECT min(day), max(day) FROM (
@@ -107,6 +109,10 @@ def coverage(
     start_ms = max(day_ms(str(first)), (end_ms - 1) // DAY_MS * DAY_MS - 29 * DAY_MS) if lo_ms is None else lo_ms
     days = [day_key(at_ms) for at_ms in range(start_ms // DAY_MS * DAY_MS, end_ms, DAY_MS)]
     recorded, proven = _recorded(market, symbols, days), _proven(market, symbols, days)
+    for symbol in symbols:
+        for day, (rows, proven_ms) in retired_days(market, symbol, start_ms, end_ms).items():
+            recorded.setdefault((symbol, day), {}).setdefault("agg_trades", (rows, None))
+            proven.setdefault((symbol, day), proven_ms)
     return [
         {
             "symbol": symbol,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from resources.wiring import LmdbProjection, MarketDatabase
+from resources.wiring import ExchangeClient, LmdbProjection, MarketDatabase
 from trading.market.timeframe import Timeframe
 from trading_assets.candles import candles_of
 from trading_assets.catalogue import daily
@@ -18,7 +18,6 @@ from trading_assets.partitions import SymbolWindow, symbol_window
 if TYPE_CHECKING:
     import polars as pl
 
-    from resources.timescale.store import MarketStore
 
 INDICATOR_COLUMNS = {
     "open_time": "timestamptz",
@@ -27,6 +26,7 @@ INDICATOR_COLUMNS = {
         "float8, null until its bars are there",
     ),
     "warm": "boolean",
+    "known_at": "timestamptz",
 }
 PROJECTED = (Timeframe.M3, Timeframe.H4)
 
@@ -44,31 +44,22 @@ def indicator_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
             "keyed by the bar's open time; seeded by simple averages, smoothed as Wilder does."
         ),
     )
-    def indicators(context: dg.AssetExecutionContext, market: MarketDatabase) -> None:
+    def indicators(context: dg.AssetExecutionContext, market: MarketDatabase, exchange: ExchangeClient) -> None:
+        from resources.timescale.history import bars_with_history
         from resources.timescale.tables import INDICATOR
         from trading.indicators.recursion import indicators_of_days
 
         window = symbol_window(context)
-        candles = bars_with_history(market.store, window, timeframe)
+        candles = bars_with_history(market.store, window.symbol, timeframe, window.lo_ms, window.hi_ms)
         values = indicators_of_days(candles, timeframe, window.lo_ms, window.hi_ms)
         written = market.store.write(
-            INDICATOR, window.symbol, values, window.lo_ms, window.hi_ms, timeframe, exact=True
+            INDICATOR, window.symbol, values, window.lo_ms, window.hi_ms, timeframe, True, exchange.client.now_ms()
         )
         record_days(
             context, market.store, INDICATOR, window, written, timeframe=timeframe, warm=int(values["warm"].sum())
         )
 
     return indicators
-
-
-def bars_with_history(market: "MarketStore", window: SymbolWindow, timeframe: Timeframe) -> "pl.DataFrame":
-    """Return a window's complete bars and as many before them as its first day's indicators rest on."""
-    from resources.timescale.tables import CANDLE
-    from trading.indicators.recursion import WINDOW_BARS
-
-    first = market.last_before(CANDLE, window.symbol, window.lo_ms, WINDOW_BARS, timeframe, where="complete")
-    lo_ms = window.lo_ms if first is None else first
-    return market.read(CANDLE, window.symbol, lo_ms, window.hi_ms, timeframe, where="complete")
 
 
 indicators_of = {timeframe: indicator_asset(timeframe) for timeframe in PROJECTED}

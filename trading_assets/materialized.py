@@ -15,8 +15,9 @@ import dagster as dg
 from trading_assets.partitions import SymbolWindow, partition_key
 
 if TYPE_CHECKING:
-    from resources.timescale.store import MarketStore, Written
+    from resources.timescale.store import MarketStore
     from resources.timescale.tables import Table
+    from resources.timescale.writing import Written
 
 STARTED = time.monotonic()
 

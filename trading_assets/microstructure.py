@@ -48,7 +48,7 @@ def write_days(
         since_ms: First moment whose sources are still kept.
         describe: Metadata by name, made of the rows of the last day; None says nothing.
     """
-    from resources.timescale.store import Written
+    from resources.timescale.writing import Written
 
     written, rows = Written(), None
     for day_ms in range(window.lo_ms, window.hi_ms, DAY_MS):
@@ -75,7 +75,8 @@ def write_days(
 )
 def profile_minutes(context: dg.AssetExecutionContext, market: MarketDatabase) -> None:
     """One row is what traded in one minute at each price, keyed by the minute; any minutes merge into one exact profile."""
-    from resources.timescale.tables import PROFILE_MINUTE, TRADE
+    from resources.retired_trades import trades_of
+    from resources.timescale.tables import PROFILE_MINUTE
     from trading.microstructure.profile_minutes import profile_minutes as minutes_of
 
     window = symbol_window(context)
@@ -84,7 +85,7 @@ def profile_minutes(context: dg.AssetExecutionContext, market: MarketDatabase) -
         market.store,
         PROFILE_MINUTE,
         window,
-        lambda day_ms: minutes_of(market.store.read(TRADE, window.symbol, day_ms, day_ms + DAY_MS)),
+        lambda day_ms: minutes_of(trades_of(market.store, window.symbol, day_ms, day_ms + DAY_MS)),
     )
 
 
@@ -111,13 +112,14 @@ def volume_profiles(context: dg.AssetExecutionContext, market: MarketDatabase) -
     """One row is the volume profile of one UTC day, or why there is none: fewer than 1,000 trades; keyed by the day."""
     import polars as pl
 
+    from resources.retired_trades import proven_of
     from resources.timescale.tables import VOLUME_PROFILE
     from trading.microstructure.day_rows import profile_row
     from trading_assets.plots import embedded, profile_plot
     from trading_assets.tools.sources import share
 
     window = symbol_window(context)
-    instrument, proven = market.store.instrument(window.symbol), market.store.proven(window.symbol)
+    instrument, proven = market.store.instrument(window.symbol), proven_of(market.store, window.symbol)
 
     def rows_of(day_ms: int) -> "pl.DataFrame":
         profile = _profile(market.store, window.symbol, day_ms)

@@ -65,7 +65,7 @@ def profile_plot(profile: "VolumeProfile", instrument: "Instrument") -> bytes:
     from trading.microstructure.vacuums import vacuums_in_profile
 
     with mpl.rc_context(STYLE):
-        figure = _figure(5.2)
+        figure = figure_of(5.2)
         axes = figure.subplots()
         low, high = profile.bins[0].price_low, profile.bins[-1].price_high
         axes.axhspan(profile.value_area_low, profile.value_area_high, color=PRICE, alpha=0.07, lw=0)
@@ -107,7 +107,7 @@ def profile_plot(profile: "VolumeProfile", instrument: "Instrument") -> bytes:
         shades = {BUY: 1.0, SELL: 1.0, PRICE: 0.15, VACUUM: 0.5}
         handles = [Patch(color=colour, alpha=shades[colour], lw=0, label=name) for name, colour in keys.items()]
         figure.legend(handles=handles, loc="outside lower right", frameon=False, ncols=4, fontsize=8)
-        return _png(figure)
+        return png_of(figure)
 
 
 def flow_plot(flow: "pl.DataFrame", instrument: "Instrument") -> bytes:
@@ -120,7 +120,7 @@ def flow_plot(flow: "pl.DataFrame", instrument: "Instrument") -> bytes:
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        figure = _figure(4.8)
+        figure = figure_of(4.8)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
         at, (price, delta) = _columns(flow, "close", "cumulative_delta")
         upper.plot(at, price, color=PRICE, lw=1.1, **_points(price))
@@ -133,7 +133,7 @@ def flow_plot(flow: "pl.DataFrame", instrument: "Instrument") -> bytes:
         lower.axhline(0, color=FAINT, lw=0.8)
         lower.set_ylabel(f"bought less sold, {instrument.base}")
         _time_axis(lower, at)
-        return _png(figure)
+        return png_of(figure)
 
 
 def book_plot(books: "pl.DataFrame", instrument: "Instrument") -> bytes:
@@ -147,7 +147,7 @@ def book_plot(books: "pl.DataFrame", instrument: "Instrument") -> bytes:
     import numpy as np
 
     with mpl.rc_context(STYLE):
-        figure = _figure(4.8)
+        figure = figure_of(4.8)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
         at, (mean, widest, balance) = _columns(books, "spread_bps", "spread_bps_max", "imbalance")
         upper.fill_between(at, mean, widest, color=PRICE, alpha=0.25, lw=0, label="up to the widest second")
@@ -170,10 +170,11 @@ def book_plot(books: "pl.DataFrame", instrument: "Instrument") -> bytes:
         lower.set_yticks((-1, 0, 1), ("asks only", "even", "bids only"))
         lower.set_ylabel("imbalance, top 20")
         _time_axis(lower, at)
-        return _png(figure)
+        return png_of(figure)
 
 
-def _figure(height_in: float) -> "Figure":
+def figure_of(height_in: float) -> "Figure":
+    """Return an empty figure as wide as the pictures of assets are."""
     from matplotlib.figure import Figure
 
     return Figure((WIDTH_IN, height_in), dpi=DPI, layout="constrained")
@@ -218,7 +219,8 @@ def _day(time_ms: int) -> str:
     return day_key(time_ms)
 
 
-def _png(figure: "Figure") -> bytes:
+def png_of(figure: "Figure") -> bytes:
+    """Return a figure as a PNG of at most `LARGEST` bytes where that can be."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 

@@ -39,7 +39,7 @@ class RowRule:
         wrong = self.wrong if isinstance(self.wrong, str) else self.wrong()
         scope = f"AND m.timeframe = '{self.timeframe.value}'" if self.timeframe else ""
         rows = stores.market.fetch(
-            f"SELECT s.name, m.{table.time_column} AS at FROM md.{table.name} m JOIN md.symbol s USING (symbol_id) "  # noqa: S608
+            f"SELECT s.name, m.{table.time_column} AS at FROM md.{table.relation} m JOIN md.symbol s USING (symbol_id) "  # noqa: S608
             f"WHERE s.venue = $1 AND s.name = ANY($2) {scope} AND ({wrong}) ORDER BY s.name, at LIMIT 1",
             stores.venue,
             symbols,
@@ -101,6 +101,19 @@ MEASURES: dict[str, RowRule] = {
         "NOT m.seconds BETWEEN 1 AND 60 OR m.spread_bps <= 0 OR m.spread_bps_max < m.spread_bps - 1e-9 "
         "OR NOT m.imbalance BETWEEN -1 AND 1 OR m.best_bid >= m.best_ask",
         "no book, or a crossed one",
+    ),
+    "candles_1s": RowRule(
+        "spaced_and_as_made", "CANDLE_1S", f"{EPOCH_MS.format('open_time')} % 1000 <> 0", "opens off the grid"
+    ),
+    "book_snapshots": RowRule(
+        "in_range_and_as_made",
+        "BOOK_SNAPSHOT",
+        "cardinality(m.bid_lots) > 20 OR cardinality(m.ask_lots) > 20 OR 0 <= ANY (m.bid_steps) "
+        "OR 0 >= ANY (m.ask_steps || m.bid_lots || m.ask_lots)",
+        "levels out of order, or nothing at a price",
+    ),
+    "book_seconds": RowRule(
+        "spaced_and_as_made", "BOOK_1S", f"{EPOCH_MS.format('time')} % 1000 <> 0", "begins off the grid"
     ),
     "market_reports": RowRule(
         "in_range_and_as_made",

@@ -65,7 +65,7 @@ def running(home: Home, settings: Settings, names: tuple[str, ...] = ("postgres"
                     _SERVERS[name].ensure(home)
         yield Urls(
             postgres=settings.postgres_url or postgres.url(home),
-            dagster=_dagster_url(settings.postgres_url) if settings.postgres_url else postgres.dagster_url(home),
+            dagster=dagster_url(home, settings),
             redis=settings.redis_url or redis.url(home),
             qdrant=settings.qdrant_url or (qdrant.url(home) if "qdrant" in names else ""),
         )
@@ -131,6 +131,8 @@ def in_use(home: Home) -> bool:
     return False
 
 
-def _dagster_url(url: str) -> str:
-    """Return a PostgreSQL URL for SQLAlchemy with the driver that dagster-postgres ships."""
-    return "postgresql+psycopg2://" + url.split("://", 1)[1]
+def dagster_url(home: Home, settings: Settings) -> str:
+    """Return where a home's Dagster keeps its runs and events, for SQLAlchemy, whether or not the server runs."""
+    if settings.postgres_url:
+        return "postgresql+psycopg2://" + settings.postgres_url.split("://", 1)[1]
+    return postgres.dagster_url(home)

@@ -25,6 +25,7 @@ max_connections = 100
 shared_buffers = 128MB
 work_mem = 32MB
 max_wal_size = 2GB
+max_locks_per_transaction = 256
 timezone = 'UTC'
 log_timezone = 'UTC'
 jit = off
@@ -59,6 +60,26 @@ def version(home: Home) -> str:
 
 def check(url: str) -> str:
     """Return what is wrong with a server elsewhere, empty if nothing."""
+    asked = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean"
+    answer = _answer(url, asked)
+    return answer if isinstance(answer, str) else "it is read-only or in recovery" if answer[0] else ""
+
+
+def check_replica(url: str) -> str:
+    """Return what is wrong with a server that is only read, empty if nothing."""
+    from resources.timescale.connections import LAG, MOST_LAG_S
+
+    answer = _answer(url, f"SELECT to_regclass('md.candle') IS NOT NULL, ({LAG})")
+    if isinstance(answer, str):
+        return answer
+    laid, lag_s = answer
+    if not laid:
+        return "it holds no market database"
+    return f"it is {lag_s:.0f} s behind" if lag_s > MOST_LAG_S else ""
+
+
+def _answer(url: str, query: str) -> tuple[Any, ...] | str:
+    """Return the row that a server elsewhere answers, or why it does not."""
     import psycopg2  # only a server elsewhere needs it
 
     try:
@@ -67,9 +88,8 @@ def check(url: str) -> str:
         return str(error).strip() or "it does not answer"
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean")
-            row = cursor.fetchone()
-        return "it is read-only or in recovery" if row and row[0] else ""
+            cursor.execute(query)
+            return cursor.fetchone() or ()
     finally:
         connection.close()
 

@@ -25,6 +25,9 @@ from resources.simulator.streams import Streams
 from trading.market.timeframe import MINUTE_MS
 
 TICK_S: Final = 0.05
+REAL_TICK_S: Final = 0.02
+"""Beside the wall clock; a real exchange sends at once. A faster market is computed in fewer, longer stretches."""
+
 JOIN_S: Final = 0.3
 """Time for the first subscriber to look around, and for others to join, before a market at full speed begins."""
 
@@ -168,7 +171,8 @@ class SimulatedExchange:
         joined = 0.0
         while sent_until < self.clock.end_ms:
             if self.clock.paced:
-                await asyncio.sleep(TICK_S)
+                self._prepare(sent_until)
+                await asyncio.sleep(REAL_TICK_S if self.clock.speed <= 1 else TICK_S)
                 until = self.clock.now_ms()
             else:
                 while not any(connection.carried for connection in self._connections):
@@ -184,12 +188,19 @@ class SimulatedExchange:
         for connection in list(self._connections):
             await connection.release()
 
+    def _prepare(self, now_ms: int) -> None:
+        if self.clock.speed <= 1:
+            for kind, streams in self._streams.items():
+                streams.prepare(self._wanted(kind), now_ms)
+
+    def _wanted(self, kind: str) -> set[str]:
+        return {name for c in self._connections if c.kind == kind for name in c.carried}
+
     async def _deliver(self, lo_ms: int, hi_ms: int) -> None:
         """Send the events of a stretch in the order of their times."""
         events = []
         for kind, streams in self._streams.items():
-            wanted = {name for c in self._connections if c.kind == kind for name in c.carried}
-            events += [(event, kind) for event in streams.events(wanted, lo_ms, hi_ms)]
+            events += [(event, kind) for event in streams.events(self._wanted(kind), lo_ms, hi_ms)]
         if len(self._streams) > 1:
             events.sort(key=lambda one: one[0].time_ms)
         for event, kind in events:

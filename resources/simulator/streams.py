@@ -22,6 +22,12 @@ PERIODS: Final = {"spot": (1000, 100), "usdm": (250, 500, 100)}
 """How often depth may be sent, in milliseconds; the first is what a stream without a speed means."""
 
 DEPTH: Final = re.compile(r"depth(5|10|20)?(?:@(\d+)ms)?")
+AHEAD_MS: Final = 1000
+"""What is computed at once of a stretch that is shorter: twenty stretches cost twenty times what this one does."""
+
+MOMENTS: Final = ("aggTrade", "trade", "bookTicker")
+"""Kinds of streams whose events happen at a moment; those of all others sum a period."""
+
 MARK_PRICE_MS: Final = {"markPrice": 3000, "markPrice@1s": 1000}
 
 
@@ -31,6 +37,7 @@ class Streams:
     def __init__(self, market: Market) -> None:
         self._market = market
         self._symbols = {symbol.lower(): symbol for symbol in market.symbols}
+        self._ahead: dict[str, dict[int, list[Event]]] = {}
 
     def events(self, wanted: Iterable[str], lo_ms: int, hi_ms: int) -> list[Event]:
         """Return the events of wanted streams in their order.
@@ -47,10 +54,41 @@ class Streams:
                     events += recorded
                     continue
                 try:
-                    events += self._events(stream, self._symbols[name], kind, lo_ms, hi_ms)
+                    events += self._between(stream, self._symbols[name], kind, lo_ms, hi_ms)
                 except NotRecorded:
                     continue  # the real exchange is silent on a stream that it does not have
         return sorted(events, key=lambda event: event[:2])
+
+    def prepare(self, wanted: Iterable[str], now_ms: int) -> None:
+        """Compute the next second of one stream that is not ready for it, so that what happens then need not wait."""
+        following = now_ms // AHEAD_MS + 1
+        for stream in sorted(wanted):
+            name, _, kind = stream.partition("@")
+            # What was recorded is at hand, and of a stream that was not yet asked for nobody knows whether it is.
+            if name in self._symbols and following not in self._ahead.get(stream, {following: []}):
+                self._second(stream, self._symbols[name], kind, following)
+                return
+
+    def _between(self, stream: str, symbol: str, kind: str, lo_ms: int, hi_ms: int) -> list[Event]:
+        """Return the events of a stretch, of a short one out of those computed ahead."""
+        first, last = lo_ms // AHEAD_MS, (hi_ms - 1) // AHEAD_MS
+        if last > first:
+            middle_ms = (first + 1) * AHEAD_MS
+            if last > first + 1:
+                return self._events(stream, symbol, kind, lo_ms, hi_ms)
+            parts = ((lo_ms, middle_ms), (middle_ms, hi_ms))
+            return [event for part in parts for event in self._between(stream, symbol, kind, *part)]
+        moved, events = 0 if kind in MOMENTS else 1, self._second(stream, symbol, kind, first)
+        return [event for event in events if lo_ms + moved <= event.time_ms < hi_ms + moved]
+
+    def _second(self, stream: str, symbol: str, kind: str, second: int) -> list[Event]:
+        ahead = self._ahead.get(stream, {})
+        if second not in ahead:
+            events = self._events(stream, symbol, kind, second * AHEAD_MS, (second + 1) * AHEAD_MS)
+            ahead = {before: of_before for before, of_before in ahead.items() if before == second - 1}
+            ahead[second] = events
+            self._ahead[stream] = ahead
+        return ahead[second]
 
     def _events(self, stream: str, symbol: str, kind: str, lo_ms: int, hi_ms: int) -> list[Event]:
         market, instrument = self._market, self._market.instrument(symbol)

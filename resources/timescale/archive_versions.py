@@ -40,9 +40,9 @@ _SPANS = ("taken", "added", "changed", "kept", "withdrawn")
 
 def archive_versions(market: MarketStore, symbol: str, day: str) -> list[ArchiveVersion]:
     """Return all versions of a day, oldest first."""
-    columns = ", ".join(f"array(SELECT ARRAY[lower(r), upper(r) - 1] FROM unnest({n}) r) AS {n}" for n in _SPANS)  # noqa: S608
+    columns = ", ".join(f"array(SELECT ARRAY[lower(r), upper(r) - 1] FROM unnest({n}) r) AS {n}" for n in _SPANS)
     query = (
-        f"SELECT version, file, sha256, rows, {columns} FROM md.archive_version JOIN md.symbol USING (symbol_id) "  # noqa: S608
+        f"SELECT version, file, sha256, rows, {columns} FROM md.archive_version JOIN md.symbol USING (symbol_id) "
         "WHERE venue = $1 AND name = $2 AND day = $3 ORDER BY version"
     )
     return [
@@ -59,7 +59,7 @@ def record_archive_version(market: MarketStore, symbol: str, version: ArchiveVer
     values = ", ".join(f"${place}::text::int8multirange" for place in range(8, 8 + len(_SPANS)))
     replaced = ", ".join(f"{name} = excluded.{name}" for name in ("rows", *_SPANS))
     market.execute(
-        f"INSERT INTO md.archive_version (symbol_id, day, version, file, sha256, rows, {', '.join(_SPANS)}) "  # noqa: S608
+        f"INSERT INTO md.archive_version (symbol_id, day, version, file, sha256, rows, {', '.join(_SPANS)}) "
         f"SELECT symbol_id, $3, $4, $5, $6, $7, {values} FROM md.symbol WHERE venue = $1 AND name = $2 "
         f"ON CONFLICT (symbol_id, day, version) DO UPDATE SET {replaced}",
         market.venue,

@@ -5,8 +5,9 @@ from datetime import UTC, date, datetime
 
 import polars as pl
 
-from resources.timescale.store import MarketStore, Written
+from resources.timescale.store import MarketStore
 from resources.timescale.tables import DERIVATIVE
+from resources.timescale.writing import Written
 from trading.market.derivative_coverage import DayCoverage
 from trading.market.derivatives import as_known, news
 

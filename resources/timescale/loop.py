@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from functools import cache
 from typing import Any, TypeVar
 
@@ -19,4 +20,14 @@ def _loop(pid: int) -> asyncio.AbstractEventLoop:  # a thread does not survive a
 
 def wait(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the loop thread and return its result."""
-    return asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid())).result()
+    return begin(coroutine).result()
+
+
+async def elsewhere(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the loop thread and await its result on the caller's loop."""
+    return await asyncio.wrap_future(begin(coroutine))
+
+
+def begin(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    """Begin a coroutine on the loop thread and return what will be its result."""
+    return asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid()))

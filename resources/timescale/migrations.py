@@ -15,11 +15,16 @@ from enum import StrEnum
 from importlib import resources as package_files
 from typing import Any, Final
 
+import asyncpg
+
 from trading.errors import TradingError
 
 WITHOUT_TRANSACTION: Final = "-- transaction: off"
 """First line of a file whose statements cannot run inside a transaction; each of them ends with a line that ends with a
 semicolon, and each may be met again after a failure halfway."""
+
+WAIT_S: Final = 60
+"""How long a process waits for another one that changes the schema."""
 
 _LOCK: Final = "SELECT {}(hashtext('md.schema_migration'))"
 _HISTORY: Final = """
@@ -44,6 +49,10 @@ class Backend(StrEnum):
 
 class SchemaRefused(TradingError):
     """The schema of a database is not one that this program can work with."""
+
+
+class SchemaBusy(TradingError):
+    """Somebody else changes the schema."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,17 @@ async def apply(connection: Any, files: list[Migration]) -> list[str]:
 
     Raises:
         SchemaRefused: As `pending` says.
+        SchemaBusy: Another process has been at it for `WAIT_S`.
     """
-    await connection.execute(_LOCK.format("pg_advisory_lock"))
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{WAIT_S}s'")
+            await connection.execute(_LOCK.format("pg_advisory_lock"))
+    except asyncpg.LockNotAvailableError:
+        raise SchemaBusy(
+            f"another process has been changing the schema of the market database for {WAIT_S} s",
+            "try again when it has done so; 'trading migrate plan' says what is missing",
+        ) from None
     try:
         await connection.execute(_HISTORY)
         await _take_over(connection, files)

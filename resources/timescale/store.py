@@ -7,49 +7,34 @@ updated: writing what is already there changes nothing. A write into a range tha
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import polars as pl
 
+from resources.timescale.backend import STORAGES, Storage
+from resources.timescale.binary_copy import decode, select
+from resources.timescale.connections import DatabaseConnectionManager
+from resources.timescale.day_record import DIGEST, in_step, lines, record_days
 from resources.timescale.loop import wait
-from resources.timescale.migrations import apply, backend_of, migrations
-from resources.timescale.tables import TRADE, Table, decode, encode, select, upsert
-from trading.errors import TradingError
-from trading.market.instrument import Instrument
+from resources.timescale.migrations import Backend, apply, migrations
+from resources.timescale.queries import MarketQueries
+from resources.timescale.server import look_at, require
+from resources.timescale.tables import Table
+from resources.timescale.writing import Around, Rows, Target, Written, dated, drop, literal, moment, write
+from trading.market.instrument import Instrument, UnknownInstrument
 from trading.market.timeframe import Timeframe
-from trading.stream.contiguity import IdRange
+from trading.stream.contiguity import IdRange, united
 
-T = TypeVar("T")
-STATEMENT_TIMEOUT_S = 120
+if TYPE_CHECKING:
+    from resources.lake import LakeReader
 
-
-class UnknownInstrument(TradingError):
-    """A symbol is not in this database."""
-
-
-class DatabaseUnavailable(TradingError):
-    """The market database cannot be reached."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """Rows that a write inserted, updated and deleted; the rest were already so."""
-
-    inserted: int = 0
-    updated: int = 0
-    deleted: int = 0
-
-    @property
-    def changed(self) -> int:
-        """All rows that are not as they were."""
-        return self.inserted + self.updated + self.deleted
-
-    def __add__(self, other: "Written") -> "Written":
-        """Return the sum of two writes."""
-        return Written(self.inserted + other.inserted, self.updated + other.updated, self.deleted + other.deleted)
+_RANGE = (
+    "first_id, last_id, (extract(epoch FROM proven_from) * 1000)::bigint AS proven_from_ms, "
+    "(extract(epoch FROM proven_until) * 1000)::bigint AS proven_until_ms"
+)
 
 
 class MarketStore:
@@ -58,30 +43,32 @@ class MarketStore:
     Args:
         dsn: PostgreSQL URL.
         venue: Venue whose instruments are read and written.
+        read_dsn: URL of a replica that may answer `queries()`, where what was just written may not be yet; empty: none.
+        connecting: Further arguments of `DatabaseConnectionManager`.
     """
 
-    def __init__(self, dsn: str, venue: str) -> None:
+    def __init__(self, dsn: str, venue: str, read_dsn: str = "", **connecting: Any) -> None:
         self.venue = venue
+        self.connections = DatabaseConnectionManager(dsn, read_dsn, **connecting)
         self._dsn = dsn
-        self._pool: asyncpg.Pool | None = None
         self._ids: dict[str, int] = {}
+        self._storage: Storage = STORAGES[Backend.PLAIN]
+        self.lake: LakeReader | None = None
+        """Where days lie that went from here; None: nowhere."""
 
     def __enter__(self) -> "MarketStore":
         """Connect and bring the schema up to date."""
+        wait(self.connections.open())
         try:
-            self._pool = wait(self._connect())
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise DatabaseUnavailable(
-                f"the market database does not answer: {error}", "check TRADING_POSTGRES_URL or run 'trading doctor'"
-            ) from error
-        wait(self._migrate())
+            wait(self._migrate())
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close all connections."""
-        if self._pool is not None:
-            wait(self._pool.close())
-            self._pool = None
+        wait(self.connections.close())
 
     # -- instruments -------------------------------------------------------------------------------------------------
 
@@ -127,17 +114,26 @@ class MarketStore:
         hi_ms: int,
         timeframe: Timeframe | None = None,
         where: str = "true",
+        known_by_ms: int | None = None,
     ) -> pl.DataFrame:
-        """Return the rows with time in `[lo_ms, hi_ms)`, ordered by key, as the table's schema."""
-        scope = self._scope(table, symbol, timeframe)
-        order = ", ".join(table.column(name) for name in table.key)
-        condition = " AND ".join(f"{name} = {_literal(value)}" for name, value in zip(table.scope, scope, strict=True))
-        query = (
-            f"SELECT {select(table)} FROM md.{table.name} WHERE {condition} AND {where} "  # noqa: S608
-            f"AND {table.time_column} >= to_timestamp({int(lo_ms)} / 1000.0) "
-            f"AND {table.time_column} < to_timestamp({int(hi_ms)} / 1000.0) ORDER BY {order}"
-        )
-        return decode(table, self._copy_out(query))
+        """Return the rows with time in `[lo_ms, hi_ms)`, in order, as the table's schema.
+
+        Args:
+            table: One of `resources.timescale.tables`.
+            symbol: Whose rows.
+            lo_ms: Start of the range.
+            hi_ms: End of it.
+            timeframe: Of the rows, where the table has one.
+            where: SQL that is true of the rows that are wanted.
+            known_by_ms: Return the version of each row that was known at this moment; None: the latest.
+        """
+        target = Target(table, self._scope(table, symbol, timeframe), lo_ms, hi_ms)
+        order = ", ".join(table.column(name) for name in table.order or table.key)
+        relation = f"md.{table.relation} AS t WHERE {target.inside('t')}"
+        if known_by_ms is not None:
+            relation = _known_by(target, known_by_ms)
+        query = f"SELECT {select(table)} FROM {relation} AND {where} ORDER BY {order}"
+        return decode(table, self._copy_out(query, "binary").getbuffer())
 
     def last_before(
         self,
@@ -150,10 +146,10 @@ class MarketStore:
     ) -> int | None:
         """Return the time (ms) of the row that is `rows` rows before `before_ms`, or of the first, or None."""
         scope = self._scope(table, symbol, timeframe)
-        condition = " AND ".join(f"{name} = {_literal(value)}" for name, value in zip(table.scope, scope, strict=True))
+        condition = " AND ".join(f"{name} = {literal(value)}" for name, value in zip(table.scope, scope, strict=True))
         time = table.time_column
         query = (
-            f"SELECT (extract(epoch FROM min({time})) * 1000)::bigint FROM (SELECT {time} FROM md.{table.name} "  # noqa: S608
+            f"SELECT (extract(epoch FROM min({time})) * 1000)::bigint FROM (SELECT {time} FROM md.{table.relation} "
             f"WHERE {condition} AND {where} AND {time} < to_timestamp($1 / 1000.0) ORDER BY {time} DESC LIMIT $2) AS t"
         )
         return self._run(lambda c: c.fetchval(query, float(before_ms), rows))
@@ -167,6 +163,8 @@ class MarketStore:
         hi_ms: int,
         timeframe: Timeframe | None = None,
         exact: bool = False,
+        recorded_at_ms: int | None = None,
+        record_of: str = "",
     ) -> Written:
         """Make the rows of a frame facts, in one transaction.
 
@@ -178,61 +176,67 @@ class MarketStore:
             hi_ms: End of it.
             timeframe: Of the rows, where the table has one.
             exact: The frame is all there is in the range: rows that it lacks are deleted.
+            recorded_at_ms: The exchange's clock, since which new rows of a table with revisions are known if they do not say
+                otherwise and did not end before the stream began. None: what is written counts as never having been
+                otherwise.
+            record_of: Asset whose record of the days is to follow what is written, where it does not record them itself.
         """
-        scope = self._scope(table, symbol, timeframe)
-        csv = encode(table, frame.select(list(table.schema)), scope)
-        return wait(self._write(table, scope, csv, (lo_ms, hi_ms), exact))
+        target = Target(table, self._scope(table, symbol, timeframe), lo_ms, hi_ms, recorded_at_ms)
+        if table.revised:
+            since_ms = None if recorded_at_ms is None else self.live_since_ms(symbol)
+            frame = dated(table, frame, timeframe, since_ms, recorded_at_ms)
+        rows = Rows.of(frame, target)
+        around: Around | None = (lambda c, t, put: in_step(c, t, record_of, put)) if record_of else None
+        return self._run(lambda c: write(c, self._storage, target, rows, exact, around))
 
-    def drop(self, table: Table, symbol: str, times_ms: Sequence[int], timeframe: Timeframe | None = None) -> Written:
-        """Delete the rows at some moments, where there are any."""
-        scope = self._scope(table, symbol, timeframe)
-        condition = " AND ".join(f"{name} = {_literal(value)}" for name, value in zip(table.scope, scope, strict=True))
-        moments = [datetime.fromtimestamp(at_ms / 1000, UTC) for at_ms in times_ms]
-        statement = f"DELETE FROM md.{table.name} WHERE {condition} AND {table.time_column} = ANY($1)"  # noqa: S608
-        return Written(deleted=int(self.execute(statement, moments).rsplit(" ", 1)[1]) if moments else 0)
-
-    async def _write(
-        self, table: Table, scope: tuple[Any, ...], csv: bytes, window: tuple[int, int], exact: bool
+    def drop(
+        self,
+        table: Table,
+        symbol: str,
+        times_ms: Sequence[int],
+        timeframe: Timeframe | None = None,
+        recorded_at_ms: int | None = None,
     ) -> Written:
-        columns = [*table.scope, *table.columns]
-        inside = (
-            " AND ".join(f"t.{name} = {_literal(value)}" for name, value in zip(table.scope, scope, strict=True))
-            + f" AND t.{table.time_column} >= to_timestamp({window[0]} / 1000.0)"
-            + f" AND t.{table.time_column} < to_timestamp({window[1]} / 1000.0)"
+        """Delete the rows at some moments, where there are any; of `recorded_at_ms` see `write`."""
+        if not times_ms:
+            return Written()
+        scope = self._scope(table, symbol, timeframe)
+        target = Target(table, scope, min(times_ms), max(times_ms) + 1, recorded_at_ms)
+        moments = [datetime.fromtimestamp(at_ms / 1000, UTC) for at_ms in times_ms]
+        return self._run(lambda c: drop(c, self._storage, target, moments))
+
+    def retain(self, table: Table, keep_from_ms: int, verified_until_ms: int) -> list[str]:
+        """Drop the days before both moments and return the partitions that went; see `Storage.retain`."""
+        return self._run(lambda c: self._storage.retain(c, table, keep_from_ms, verified_until_ms))
+
+    def refresh(self, lo_ms: int, hi_ms: int) -> None:
+        """Bring the bars made of the 1m bars of `[lo_ms, hi_ms)` up to date; see `Storage.refresh`."""
+        self._run(lambda c: self._storage.refresh(c, lo_ms, hi_ms), statement_s=None)
+
+    def compress(self, until_ms: int) -> list[str]:
+        """Make what lies before a moment small and return the names of what was made so; see `Storage.compress`."""
+        return self._run(lambda c: self._storage.compress(c, until_ms), statement_s=None)
+
+    def live_since_ms(self, symbol: str) -> int | None:
+        """Return the moment since which the stream proves trades, before which bars count as known at their close."""
+        query = (
+            "SELECT (extract(epoch FROM min(from_time)) * 1000)::bigint FROM md.trade_range "
+            "WHERE symbol_id = $1 AND state = 'complete' AND origin = 'websocket'"
         )
-        async with self._connected().acquire() as connection, connection.transaction():
-            # Two writers of one table and symbol take turns, so that "empty" below stays true until the commit.
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1), $2)", table.name, scope[0])
-            empty = not await connection.fetchval(f"SELECT EXISTS (SELECT 1 FROM md.{table.name} AS t WHERE {inside})")  # noqa: S608
-            if empty and table is not TRADE:
-                return Written(inserted=await _copy_in(connection, "md", table.name, columns, csv))
-            await connection.execute(
-                f"CREATE TEMP TABLE staging ON COMMIT DROP AS SELECT {', '.join(columns)} FROM md.{table.name} LIMIT 0"  # noqa: S608
-            )
-            await _copy_in(connection, None, "staging", columns, csv)
-            deleted = 0
-            if exact:
-                key = ", ".join(table.column(name) for name in table.key)
-                outcome = await connection.execute(
-                    f"DELETE FROM md.{table.name} AS t WHERE {inside} AND ({key}) NOT IN (SELECT {key} FROM staging)"  # noqa: S608
-                )
-                deleted = int(outcome.rsplit(" ", 1)[1])
-            touched = await connection.fetch(upsert(table, "staging"))
-            await connection.execute("DROP TABLE staging")
-            inserted = sum(row["inserted"] for row in touched)
-            return Written(inserted, len(touched) - inserted, deleted)
+        symbol_id = self._id(symbol)
+        return self._run(lambda c: c.fetchval(query, symbol_id))
+
+    def queries(self) -> MarketQueries:
+        """Return the questions to this database that take a moment and a moment of knowledge."""
+        return MarketQueries(partial(self.connections.run, read=True), self.venue, self.lake)
 
     # -- coverage and counts -----------------------------------------------------------------------------------------
 
     def trade_coverage(self, symbol: str) -> list[IdRange]:
         """Return what is proven by ids, in order of time; ranges that go on across midnight are one."""
-        query = (
-            "SELECT first_id, last_id, (extract(epoch FROM proven_from) * 1000)::bigint AS proven_from_ms, "
-            "(extract(epoch FROM proven_until) * 1000)::bigint AS proven_until_ms "
-            "FROM md.trade_coverage WHERE symbol_id = $1 ORDER BY proven_from"
-        )
-        found: list[IdRange] = []
-        for row in self._run(lambda c: c.fetch(query, self._id(symbol))):
+        query = f"SELECT {_RANGE} FROM md.trade_coverage WHERE symbol_id = $1 ORDER BY proven_from"
+        symbol_id, found = self._id(symbol), list[IdRange]()
+        for row in self._run(lambda c: c.fetch(query, symbol_id)):
             if found and (row["proven_from_ms"], row["first_id"]) == (found[-1].proven_until_ms, found[-1].last_id + 1):
                 found[-1].last_id, found[-1].proven_until_ms = row["last_id"], row["proven_until_ms"]
             else:
@@ -245,27 +249,21 @@ class MarketStore:
 
     def set_trade_coverage(self, symbol: str, day_ms: int, ranges: Iterable[IdRange]) -> None:
         """Replace what is proven of one UTC day."""
-        symbol_id = self._id(symbol)
-        rows = [(symbol_id, r.first_id, r.last_id, float(r.proven_from_ms), float(r.proven_until_ms)) for r in ranges]
-        wait(self._replace_coverage(symbol_id, float(day_ms), rows))
+        symbol_id, ranges = self._id(symbol), list(ranges)
+        self._run(lambda c: _replace_coverage(c, symbol_id, day_ms, lambda _: ranges), transaction=True)
 
-    async def _replace_coverage(self, symbol_id: int, day_ms: float, rows: list[tuple[Any, ...]]) -> None:
-        delete = (
-            "DELETE FROM md.trade_coverage WHERE symbol_id = $1 AND proven_from >= to_timestamp($2 / 1000.0) "
-            "AND proven_from < to_timestamp($2 / 1000.0) + interval '24 hours'"
+    def extend_trade_coverage(self, symbol: str, day_ms: int, ranges: Iterable[IdRange]) -> None:
+        """Add ranges of one UTC day, whose trades are stored, to what is proven of it."""
+        symbol_id, added = self._id(symbol), list(ranges)
+        self._run(
+            lambda c: _replace_coverage(c, symbol_id, day_ms, lambda held: united([*held, *added])), transaction=True
         )
-        insert = (
-            "INSERT INTO md.trade_coverage VALUES ($1, $2, $3, to_timestamp($4 / 1000.0), to_timestamp($5 / 1000.0))"
-        )
-        async with self._connected().acquire() as connection, connection.transaction():
-            await connection.execute(delete, symbol_id, day_ms)
-            await connection.executemany(insert, rows)
 
     def counts(self, table: Table) -> dict[str, int]:
         """Return rows by timeframe, or under `""` for a table without timeframes, of this venue."""
         group = "timeframe" if table.by_timeframe else "''"
         query = (
-            f"SELECT {group} AS label, count(*) AS n FROM md.{table.name} JOIN md.symbol USING (symbol_id) "  # noqa: S608
+            f"SELECT {group} AS label, count(*) AS n FROM md.{table.relation} JOIN md.symbol USING (symbol_id) "
             "WHERE venue = $1 GROUP BY 1 ORDER BY 1"
         )
         return {row["label"]: row["n"] for row in self._run(lambda c: c.fetch(query, self.venue))}
@@ -273,11 +271,11 @@ class MarketStore:
     def span(self, table: Table, symbol: str, timeframe: Timeframe | None = None) -> tuple[int, int] | None:
         """Return the first and last time (ms) held, or None."""
         scope = self._scope(table, symbol, timeframe)
-        condition = " AND ".join(f"{name} = {_literal(value)}" for name, value in zip(table.scope, scope, strict=True))
+        condition = " AND ".join(f"{name} = {literal(value)}" for name, value in zip(table.scope, scope, strict=True))
         time = table.time_column
         query = (
-            f"SELECT (extract(epoch FROM min({time})) * 1000)::bigint AS lo, "  # noqa: S608
-            f"(extract(epoch FROM max({time})) * 1000)::bigint AS hi FROM md.{table.name} WHERE {condition}"
+            f"SELECT (extract(epoch FROM min({time})) * 1000)::bigint AS lo, "
+            f"(extract(epoch FROM max({time})) * 1000)::bigint AS hi FROM md.{table.relation} WHERE {condition}"
         )
         row = self._run(lambda c: c.fetchrow(query))
         return None if row is None or row["lo"] is None else (row["lo"], row["hi"])
@@ -286,26 +284,8 @@ class MarketStore:
         self, table: Table, asset: str, symbol: str, lo_ms: int, hi_ms: int, timeframe: Timeframe | None = None
     ) -> dict[str, int]:
         """Record rows and digest of each day of `[lo_ms, hi_ms)` as what `asset` wrote; return rows by day."""
-        scope = self._scope(table, symbol, timeframe)
-        condition = " AND ".join(
-            f"t.{name} = {_literal(value)}" for name, value in zip(table.scope, scope, strict=True)
-        )
-        time = f"t.{table.time_column}"
-        complete = "count(*) FILTER (WHERE t.complete)" if "complete" in table.schema else "NULL::bigint"
-        statement = (
-            "WITH written AS ("  # noqa: S608
-            f"SELECT {time}::date AS day, count(*) AS rows, {day_digest('t')} AS digest, {complete} AS complete "
-            f"FROM md.{table.name} t WHERE {condition} "
-            f"AND {time} >= to_timestamp($3 / 1000.0) AND {time} < to_timestamp($4 / 1000.0) GROUP BY 1"
-            "), gone AS (DELETE FROM md.day WHERE symbol_id = $1 AND asset = $2 "
-            "AND day >= to_timestamp($3 / 1000.0)::date AND day < to_timestamp($4 / 1000.0)::date "
-            "AND day NOT IN (SELECT day FROM written)) "
-            "INSERT INTO md.day AS d SELECT $1, $2, day, rows, digest, complete FROM written "
-            "ON CONFLICT (symbol_id, asset, day) DO UPDATE "
-            "SET rows = excluded.rows, digest = excluded.digest, complete = excluded.complete RETURNING day, rows"
-        )
-        rows = self._run(lambda c: c.fetch(statement, self._id(symbol), asset, float(lo_ms), float(hi_ms)))
-        return {row["day"].isoformat(): row["rows"] for row in rows}
+        target = Target(table, self._scope(table, symbol, timeframe), lo_ms, hi_ms)
+        return self._run(lambda c: record_days(c, target, asset), transaction=True)
 
     def note_days(self, asset: str, symbol: str, days: dict[str, tuple[int, str]], window: list[str]) -> None:
         """Record rows and digest by day of what `asset` wrote into another store; `window` lists all days it covered."""
@@ -330,11 +310,11 @@ class MarketStore:
         self, table: Table, asset: str, symbols: Sequence[str], timeframe: Timeframe | None = None
     ) -> list[tuple[str, str, int, int]]:
         """Return (symbol, day, rows recorded, rows there) of the days that are not as `asset` wrote them."""
-        condition = f"AND t.timeframe = {_literal(timeframe.value)}" if timeframe else ""
+        condition = f"AND t.timeframe = {literal(timeframe.value)}" if timeframe else ""
         ids = [self._id(symbol) for symbol in symbols]
         query = (
-            f"WITH found AS (SELECT t.symbol_id, t.{table.time_column}::date AS day, count(*) AS rows, "  # noqa: S608
-            f"{day_digest('t')} AS digest FROM md.{table.name} t WHERE t.symbol_id = ANY($2) {condition} GROUP BY 1, 2), "
+            f"WITH found AS (SELECT symbol_id, day, count(*) AS rows, {DIGEST} AS digest "
+            f"FROM {lines(table, f't.symbol_id = ANY($2) {condition}')} GROUP BY 1, 2), "
             "recorded AS (SELECT * FROM md.day WHERE asset = $1 AND symbol_id = ANY($2)) "
             "SELECT s.name, coalesce(f.day, r.day) AS day, coalesce(r.rows, 0) AS recorded, coalesce(f.rows, 0) AS found "
             "FROM found f FULL JOIN recorded r ON f.symbol_id = r.symbol_id AND f.day = r.day "
@@ -348,8 +328,8 @@ class MarketStore:
         """Return SHA-256 over all rows of this venue in key order, the same for the same content."""
         key = [*table.scope[1:], *(table.column(name) for name in table.key)]
         query = (
-            f"SELECT s.name, {', '.join(f't.{name}' for name in [*table.scope[1:], *table.columns])} "  # noqa: S608
-            f"FROM md.{table.name} t JOIN md.symbol s USING (symbol_id) WHERE s.venue = {_literal(self.venue)} "
+            f"SELECT s.name, {', '.join(f't.{name}' for name in [*table.scope[1:], *table.facts])} "
+            f"FROM md.{table.relation} t JOIN md.symbol s USING (symbol_id) WHERE s.venue = {literal(self.venue)} "
             f"ORDER BY s.name, {', '.join(f't.{name}' for name in key)}"
         )
         return hashlib.sha256(self._copy_out(query).getbuffer()).hexdigest()
@@ -360,27 +340,21 @@ class MarketStore:
 
     def execute(self, statement: str, *arguments: object) -> str:
         """Run a statement with values passed apart and return its status."""
-        return self._run(lambda c: c.execute(statement, *arguments))
+        return self._run(lambda c: c.execute(statement, *arguments), idempotent=False)
 
     # -- connections -------------------------------------------------------------------------------------------------
 
-    def _connected(self) -> asyncpg.Pool:
-        if self._pool is None:
-            raise DatabaseUnavailable("the market database is not open", "use it as a context manager")
-        return self._pool
+    def _run(self, call: Callable[[Any], Any], **how: bool | float | None) -> Any:
+        return wait(self.connections.run(call, **how))
 
-    def _run(self, call: Callable[[Any], Any]) -> Any:
-        async def once() -> Any:
-            async with self._connected().acquire() as connection:
-                return await call(connection)
+    def _copy_out(self, query: str, form: str = "csv") -> io.BytesIO:
+        async def copied(connection: Any) -> io.BytesIO:
+            sink = io.BytesIO()
+            await connection.copy_from_query(query, output=sink, format=form)
+            sink.seek(0)
+            return sink
 
-        return wait(once())
-
-    def _copy_out(self, query: str) -> io.BytesIO:
-        sink = io.BytesIO()
-        self._run(lambda c: c.copy_from_query(query, output=sink, format="csv"))
-        sink.seek(0)
-        return sink
+        return self._run(copied)
 
     def _id(self, symbol: str) -> int:
         if symbol not in self._ids:
@@ -394,34 +368,37 @@ class MarketStore:
             raise ValueError(f"md.{table.name} is kept by timeframe")
         return (self._id(symbol), timeframe.value)
 
-    async def _connect(self) -> asyncpg.Pool:
-        return await asyncpg.create_pool(
-            self._dsn,
-            min_size=1,
-            max_size=4,
-            timeout=10,
-            command_timeout=STATEMENT_TIMEOUT_S,
-            server_settings={"timezone": "UTC"},
-        )
-
     async def _migrate(self) -> None:
-        async with self._connected().acquire() as connection:
-            await apply(connection, migrations(await backend_of(connection)))
+        async with self.connections.connection() as connection:
+            server = await look_at(connection)
+            require(server)
+            await apply(connection, migrations(server.backend))
+            self._storage = STORAGES[server.backend]
 
 
-def day_digest(row: str) -> str:
-    """Return the SQL of an order-free digest of rows: the sum of two independent 64-bit hashes of their text."""
-    text = f"{row}::text"
-    return f"sum(hashtextextended({text}, 0)::numeric)::text || ':' || sum(hashtextextended({text}, 1)::numeric)::text"
-
-
-async def _copy_in(connection: Any, schema: str | None, table: str, columns: list[str], csv: bytes) -> int:
-    outcome = await connection.copy_to_table(
-        table, schema_name=schema, columns=columns, source=io.BytesIO(csv), format="csv"
+async def _replace_coverage(
+    connection: Any, symbol_id: int, day_ms: int, change: Callable[[list[IdRange]], list[IdRange]]
+) -> None:
+    where = (
+        "FROM md.trade_coverage WHERE symbol_id = $1 AND proven_from >= to_timestamp($2 / 1000.0) "
+        "AND proven_from < to_timestamp($2 / 1000.0) + interval '24 hours'"
     )
-    return int(outcome.rsplit(" ", 1)[1])
+    insert = "INSERT INTO md.trade_coverage VALUES ($1, $2, $3, to_timestamp($4 / 1000.0), to_timestamp($5 / 1000.0))"
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtext('trade_coverage'), $1)", symbol_id)
+    held = [IdRange(**row) for row in await connection.fetch(f"SELECT {_RANGE} {where}", symbol_id, float(day_ms))]
+    rows = [(symbol_id, r.first_id, r.last_id, float(r.proven_from_ms), float(r.proven_until_ms)) for r in change(held)]
+    await connection.execute(f"DELETE {where}", symbol_id, float(day_ms))
+    await connection.executemany(insert, rows)
 
 
-def _literal(value: int | str) -> str:
-    """Return a symbol id, timeframe or venue as SQL; COPY takes no parameters."""
-    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+def _known_by(target: Target, known_by_ms: int) -> str:
+    """Return the relation of the versions that were known at a moment, up to its first condition."""
+    table, at = target.table, moment(known_by_ms)
+    if not table.revised:
+        raise ValueError(f"md.{table.name} keeps no versions")
+    columns = ", ".join(target.columns)
+    return (
+        f"(SELECT {columns} FROM md.{table.relation} AS t WHERE {target.inside('t')} AND known_at <= {at} "
+        f"UNION ALL SELECT {columns} FROM md.{table.relation}_revision AS t WHERE {target.inside('t')} "
+        f"AND known_at <= {at} AND superseded_at > {at}) AS t WHERE true"
+    )

@@ -1,24 +1,37 @@
 """A table of the market database is keyed by symbol and time and moves as columns.
 
-Each table is described once, by its key and its frame schema; reading and writing are the same few statements for all.
-A frame crosses the wire as CSV: PostgreSQL and polars both print the shortest text that reads back as the same float,
-so a value survives bit for bit, nulls included, and neither side handles single rows in Python.
+Each table is described once, by its key and its frame schema; reading and writing are the same few statements for all, and
+a frame crosses the wire by `resources.timescale.binary_copy`.
 """
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import polars as pl
 
+from trading.errors import TradingError
+from trading.indicators.columns import INDICATOR_SCHEMA
+from trading.market.book import BOOK_SNAPSHOT_SCHEMA
 from trading.market.candle import CANDLE_SCHEMA, RANK
 from trading.market.derivatives import DERIVATIVE_SCHEMA
 from trading.market.trade import TRADE_SCHEMA
 from trading.microstructure.book_minutes import BOOK_MINUTE_SCHEMA
 from trading.microstructure.order_flow import MINUTE_FLOW_SCHEMA
 from trading.microstructure.profile_minutes import PROFILE_MINUTE_SCHEMA
+from trading.provider.book_seconds import BOOK_1S_SCHEMA
 from trading.rag.features import FEATURES
+
+LEVELS: Final[dict[str, type[pl.DataType] | pl.DataType]] = {
+    **dict.fromkeys(("price_decimals", "quantity_decimals"), pl.Int32),
+    **dict.fromkeys(("best_bid", "best_ask"), pl.Int64),
+    **dict.fromkeys(("bid_steps", "bid_lots", "ask_steps", "ask_lots"), pl.List(pl.Int64)),
+}
+"""In which columns the levels of a book are kept; see `resources.timescale.book_levels`."""
+
+
+class NotStorable(TradingError):
+    """A value has no place in the database's type."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,12 @@ class Table:
         schema: Frame columns in order.
         by_timeframe: Whether rows also belong to a timeframe.
         ranked: Whether a row of a lower source rank never replaces one of a higher rank.
+        order: Frame columns by which rows are read; empty: the key.
+        revised: Whether a version that is replaced stays in `md.{name}_revision`; such a frame ends with `known_at_ms`.
+        length_ms: How long after `time` a row is over, where that is not its timeframe's length.
         moments: Database names of further frame columns that are epoch ms here and `timestamptz` there.
+        levels_in: Relation that holds the rows where they are books, with `LEVELS` in place of their lists; who asks in
+            SQL has a view of the table's own name.
     """
 
     name: str
@@ -43,7 +61,26 @@ class Table:
     schema: dict[str, type[pl.DataType] | pl.DataType]
     by_timeframe: bool = False
     ranked: bool = False
+    order: tuple[str, ...] = ()
+    revised: bool = False
+    length_ms: int = 0
     moments: Mapping[str, str] = field(default_factory=dict)
+    levels_in: str = ""
+
+    @property
+    def relation(self) -> str:
+        """Name inside the schema of what holds the rows."""
+        return self.levels_in or self.name
+
+    @property
+    def stored(self) -> dict[str, type[pl.DataType] | pl.DataType]:
+        """What a row has in the database, by frame column."""
+        if not self.levels_in:
+            return self.schema
+        kept: dict[str, type[pl.DataType] | pl.DataType] = {}
+        for name, kind in self.schema.items():
+            kept |= LEVELS if isinstance(kind, pl.List) else {name: kind}
+        return kept
 
     def column(self, name: str) -> str:
         """Return the database's name of a frame column."""
@@ -55,8 +92,13 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Database names of the frame's columns, in order."""
-        return [self.column(name) for name in self.schema]
+        """Database names of what is stored, in order."""
+        return [self.column(name) for name in self.stored]
+
+    @property
+    def facts(self) -> list[str]:
+        """Database names of the columns that say what was so, and not when it was known."""
+        return [name for name in self.columns if not (self.revised and name == "known_at")]
 
     @property
     def scope(self) -> tuple[str, ...]:
@@ -64,16 +106,9 @@ class Table:
         return ("symbol_id", "timeframe") if self.by_timeframe else ("symbol_id",)
 
 
-INDICATOR_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
-    "open_time": pl.Int64,
-    **dict.fromkeys(
-        ("ema_20", "ema_50", "ema_200", "macd", "macd_signal", "macd_hist", "rsi_7", "rsi_14", "atr_3", "atr_14"),
-        pl.Float64,
-    ),
-    "warm": pl.Boolean,
-}
-
-TRADE: Final = Table("trade", "time_ms", "time", ("agg_trade_id",), dict(TRADE_SCHEMA))
+TRADE: Final = Table(
+    "trade", "time_ms", "time", ("time_ms", "agg_trade_id"), dict(TRADE_SCHEMA), order=("agg_trade_id",)
+)
 RECONCILIATION: Final = Table(
     "trade_reconciliation",
     "day_ms",
@@ -86,12 +121,17 @@ RECONCILIATION: Final = Table(
         **dict.fromkeys(("websocket_rows", "rest_rows", "archive_rows", "differing_rows", "first_differing"), pl.Int64),
     },
 )
-CANDLE: Final = Table(
-    "candle", "open_time", "open_time", ("open_time",), dict(CANDLE_SCHEMA), by_timeframe=True, ranked=True
-)
-INDICATOR: Final = Table(
-    "indicator", "open_time", "open_time", ("open_time",), dict(INDICATOR_SCHEMA), by_timeframe=True
-)
+_KNOWN: Final = {"known_at_ms": "known_at"}
+_BAR: Final = {
+    "time": "open_time",
+    "time_column": "open_time",
+    "key": ("open_time",),
+    "revised": True,
+    "moments": _KNOWN,
+}
+CANDLE: Final = Table("candle", schema=dict(CANDLE_SCHEMA), by_timeframe=True, ranked=True, **_BAR)
+CANDLE_1S: Final = Table("candle_1s", schema=dict(CANDLE_SCHEMA), ranked=True, length_ms=1_000, **_BAR)
+INDICATOR: Final = Table("indicator", schema=dict(INDICATOR_SCHEMA), by_timeframe=True, **_BAR)
 DERIVATIVE: Final = Table(
     "derivative",
     "time_ms",
@@ -102,66 +142,26 @@ DERIVATIVE: Final = Table(
 )
 
 
-def encode(table: Table, frame: pl.DataFrame, scope: tuple[int | str, ...]) -> bytes:
-    """Return the frame as CSV with the scope's values in front of each row."""
-    columns: list[pl.Expr] = [pl.lit(value).alias(name) for name, value in zip(table.scope, scope, strict=True)]
-    for name, kind in table.schema.items():
-        column = pl.col(name)
-        if table.is_moment(name):
-            column = pl.from_epoch(column, time_unit="ms").dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
-        elif isinstance(kind, pl.List):
-            items = column.list.eval(pl.element().cast(pl.String).fill_null("NULL")).list.join(",")
-            column = pl.concat_str(pl.lit("{"), items, pl.lit("}"))
-        columns.append(column.alias(name))
-    return frame.select(columns).write_csv(include_header=False).encode()
-
-
-def decode(table: Table, csv: io.BytesIO) -> pl.DataFrame:
-    """Return the frame of a CSV whose time column is epoch milliseconds."""
-    wire = {name: pl.String if isinstance(kind, pl.List) else kind for name, kind in table.schema.items()}
-    if not csv.getbuffer().nbytes:
-        return pl.DataFrame(schema=table.schema)
-    booleans = [name for name, kind in table.schema.items() if kind == pl.Boolean]
-    # PostgreSQL writes t and f.
-    frame = pl.read_csv(
-        csv, has_header=False, schema={name: pl.String if name in booleans else kind for name, kind in wire.items()}
-    )
-    lists = [
-        pl.col(name)
-        .str.strip_chars("{}")
-        .str.split(",")
-        .list.eval(pl.when(pl.element() == "NULL").then(None).otherwise(pl.element()).cast(kind.inner))
-        for name, kind in table.schema.items()
-        if isinstance(kind, pl.List)
-    ]
-    return frame.with_columns(
-        *(pl.col(name) == "t" for name in booleans),  # null stays null
-        *lists,
-    )
-
-
-def select(table: Table) -> str:
-    """Return the column list of a query that `decode` reads."""
-    return ", ".join(
-        f"(extract(epoch FROM {table.column(name)}) * 1000)::bigint" if table.is_moment(name) else name
-        for name in table.schema
-    )
-
-
-def upsert(table: Table, staging: str) -> str:
-    """Return the statement that makes rows of `staging` facts and changes nothing that is already so."""
-    key = [*table.scope, *(table.column(name) for name in table.key)]
-    columns = [*table.scope, *table.columns]
-    values = [name for name in columns if name not in key]
-    old, new = (", ".join(f"{row}.{name}" for name in values) for row in ("t", "excluded"))
-    changed = f"({old}) IS DISTINCT FROM ({new})"
-    if table.ranked:
-        changed = f"{rank('excluded.source')} >= {rank('t.source')} AND {changed}"
-    return (
-        f"INSERT INTO md.{table.name} AS t ({', '.join(columns)}) SELECT {', '.join(columns)} FROM {staging} "  # noqa: S608
-        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in values)} "
-        f"WHERE {changed} RETURNING xmax = 0 AS inserted"
-    )
+BOOK_SNAPSHOT: Final = Table(
+    "book_snapshot",
+    "time_ms",
+    "time",
+    ("time_ms",),
+    dict(BOOK_SNAPSHOT_SCHEMA),
+    revised=True,
+    moments=_KNOWN,
+    levels_in="book",
+)
+BOOK_1S: Final = Table(
+    "book_1s",
+    "time_ms",
+    "time",
+    ("time_ms",),
+    dict(BOOK_1S_SCHEMA),
+    revised=True,
+    length_ms=1_000,
+    moments=_KNOWN,
+)
 
 
 def rank(source: str) -> str:

@@ -12,7 +12,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("up")
     running = Running(folder / "home")
     try:
-        until(running.said("everything is running"), 120, "the first materialization")
+        until(running.said("everything is running"), 200, "the first materialization")
         yield running
     finally:
         running.process.terminate()  # told so, it leaves nothing behind

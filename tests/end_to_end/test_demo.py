@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import polars as pl
 import pytest
 
 from resources.journal import TradeJournal
+from resources.lake_export import export_days
 from resources.lmdb import LmdbStore
 from resources.stores import Stores, open_stores
-from resources.timescale.tables import FEATURE
+from resources.timescale.store import MarketStore
+from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, FEATURE
 from tests.end_to_end.running import trading
 from tests.recorded import recorded
+from trading.market.timeframe import Timeframe
 from trading.stream.contiguity import IdRange
 from trading_assets.checks import CHECKS
 from trading_assets.cli.similar import similar
@@ -26,6 +30,8 @@ from trading_assets.cli.status import digests
 
 END = "2026-11-01"
 SYMBOL = "BTCUSDT"
+NOBODYS_MS = 1_792_491_000_000
+"""2026-10-20T10:10Z."""
 
 
 def demo(home: Path, *more: str) -> dict[str, Any]:
@@ -67,10 +73,21 @@ def test_a_second_run_changes_nothing_and_says_so(home: Path, first: dict[str, A
     }
 
 
+def test_the_present_of_a_market_that_has_ended_is_its_end(stores: Stores) -> None:
+    end_ms = int(datetime.fromisoformat(END + "T00:00Z").timestamp() * 1000)
+    for provider in (stores.provider, stores.live_provider):
+        answer = provider.get_inference_data(SYMBOL, timeframes=["1m"], limit=60)
+        assert answer.as_of_ms == end_ms
+        assert answer.freshness["ohlcv.1m"] == 0 and len(answer.ohlcv[Timeframe.M1]) == 60
+
+
 def test_what_is_lost_comes_back_exactly_and_is_counted(home: Path, stores: Stores) -> None:
     before = digests(stores)
     market = stores.market
-    market.execute("DELETE FROM md.candle WHERE ctid IN (SELECT ctid FROM md.candle WHERE timeframe = '1h' LIMIT 3)")
+    market.execute(
+        "DELETE FROM md.candle WHERE (symbol_id, timeframe, open_time) IN "
+        "(SELECT symbol_id, timeframe, open_time FROM md.candle WHERE timeframe = '1h' LIMIT 3)"
+    )
     points = [identity for _, identity, _ in stores.index.stored(SYMBOL)]
     stores.index.delete(points[:2])
     delete_lmdb_entry(stores.lmdb, "candles_3m")
@@ -87,6 +104,20 @@ def delete_lmdb_entry(store: LmdbStore, database: str) -> None:
     entry = store.read(database, SYMBOL, 0, 2**62)
     place = int(entry["open_time"][7])
     store.write(database, SYMBOL, entry.head(0), place, place + 1)
+
+
+def add_book(market: MarketStore) -> None:
+    """Add a book that nobody recorded."""
+    sides = {"bid_price": [5.0], "bid_quantity": [1.0], "ask_price": [6.0], "ask_quantity": [1.0]}
+    row = {"time_ms": NOBODYS_MS, "last_update_id": 1, **sides, "known_at_ms": NOBODYS_MS}
+    frame = pl.DataFrame([row], schema=BOOK_SNAPSHOT.schema)
+    market.write(BOOK_SNAPSHOT, SYMBOL, frame, NOBODYS_MS, NOBODYS_MS + 1)
+
+
+def add_second(market: MarketStore) -> None:
+    """Add a second of a book that nobody recorded."""
+    row = {"time_ms": NOBODYS_MS, "bid_volume": 1.0, "ask_volume": 1.0, "snapshots": 1, "known_at_ms": None}
+    market.write(BOOK_1S, SYMBOL, pl.DataFrame([row], schema=BOOK_1S.schema), NOBODYS_MS, NOBODYS_MS + 1)
 
 
 DAMAGE: dict[str, Callable[[Stores], Any]] = {
@@ -148,16 +179,45 @@ DAMAGE: dict[str, Callable[[Stores], Any]] = {
         "INSERT INTO md.liquidity_vacuum SELECT symbol_id, '2026-10-20', 2, 3, 0, 1, 100, 'critical', 'moderate', 1, 4 "
         "FROM md.symbol LIMIT 1"
     ),
+    "candles_1s": lambda s: s.market.execute(
+        "DELETE FROM md.candle_1s WHERE open_time = (SELECT min(open_time) FROM md.candle_1s)"
+    ),
+    "book_snapshots": lambda s: add_book(s.market),
+    "book_seconds": lambda s: add_second(s.market),
     "order_flow": lambda s: s.market.execute("UPDATE md.order_flow SET close = close * 2"),
     "order_books": lambda s: s.market.execute(
         "INSERT INTO md.order_book (symbol_id, minute, seconds) SELECT symbol_id, '2026-10-20', 60 FROM md.symbol LIMIT 1"
     ),
     "market_reports": lambda s: s.market.execute("UPDATE md.market_report SET markdown = markdown || ' '"),
+    "lake": lambda s: export_and_cut_short(s),
+    "retention": lambda s: s.market.note_days("retention_trade", SYMBOL, {"2026-10-20": (5, "1:2")}, []),
     "hot_values": lambda s: s.hot._client.hset(f"trading:latest:{SYMBOL}", "close", "1"),
+    "query_latencies": lambda s: s.market.execute(
+        "INSERT INTO md.monitor (monitor, name, value) VALUES ('query_latencies', 'one_day_1m.p99_ms', 9000)"
+    ),
+    "table_sizes": lambda s: s.market.execute(
+        "INSERT INTO md.monitor (monitor, name, value) VALUES ('table_sizes', 'days_of_room', 3)"
+    ),
+    "rows_refused": lambda s: s.market.execute(
+        "INSERT INTO md.monitor (monitor, name, value) VALUES ('rows_refused', 'candle.dead_letters', 1)"
+    ),
+    "live_equals_rebuild": lambda s: s.market.execute(
+        "INSERT INTO md.monitor (monitor, name, value) "
+        f"VALUES ('live_equals_rebuild', '{SYMBOL} candles_1m', 1792491000000)"
+    ),
     "trade_batches": lambda s: lose_a_batch(s),
     "contract_batches": lambda s: claim_what_no_batch_holds(s),
     "instruments": lambda s: s.market.execute(f"UPDATE md.symbol SET base = 'XBT' WHERE name = '{SYMBOL}'"),
 }
+
+
+def export_and_cut_short(stores: Stores) -> None:
+    exported = export_days(stores.market, stores.lake, "candle", SYMBOL, ["2026-10-20"], 2**45)
+    os.truncate(stores.lake.file(exported.manifests[0]), 9)
+
+
+NAMED = {"query_latencies": "one_day_1m", "table_sizes": "disk", "rows_refused": "candle"}
+"""What a check names that is about no symbol."""
 
 
 def claim_what_no_batch_holds(stores: Stores) -> None:
@@ -196,7 +256,7 @@ def blocks(language: str) -> list[str]:
 def test_the_code_blocks_of_the_docs_are_of_a_language_that_is_checked() -> None:
     for file in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         opening = file.read_text(encoding="utf-8").split("```")[1::2]
-        assert {block.partition("\n")[0] for block in opening} <= {"sh", "json"}, file
+        assert {block.partition("\n")[0] for block in opening} <= {"sh", "json", "python"}, file
     for block in blocks("json"):
         assert json.loads(block)
 
@@ -249,5 +309,5 @@ def test_each_check_turns_red_for_its_damage_alone_and_names_a_key(stores: Store
         damaged.add(asset)
         findings = {name: question(stores, [SYMBOL]) for name, (_, question) in CHECKS.items()}
         assert {name for name, finding in findings.items() if finding} == damaged, asset
-        assert SYMBOL in (findings[asset] or "")
+        assert NAMED.get(asset, SYMBOL) in (findings[asset] or "")
     assert damaged == set(CHECKS)

@@ -11,6 +11,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 PIECE: Final = 2**14
@@ -18,16 +19,19 @@ LOOK_S: Final = 0.02
 
 
 class Proxy:
-    """A proxy to one port of loopback; see `proxy`.
+    """A proxy to one port of loopback, or to a socket's file; see `proxy`.
 
     Attributes:
         port: Where it listens.
         opened: Connections so far.
+        swallowed: Answers that `swallow` kept from the clients.
     """
 
-    def __init__(self, target: int) -> None:
-        self.port = self.opened = 0
+    def __init__(self, target: int | Path) -> None:
+        self.port = self.opened = self.swallowed = 0
         self._target = target
+        self._words, self._every, self._said = b"", 1, 0
+        self._unanswered: set[int] = set()
         self._silent, self._bytes_a_second = False, 0.0
         self._delays_s: tuple[float, ...] = (0.0,)
         self._left: int | None = None
@@ -39,6 +43,7 @@ class Proxy:
     def healthy(self) -> None:
         """Carry everything again; what was silenced goes on where it stopped."""
         self._silent, self._delays_s, self._bytes_a_second, self._left = False, (0.0,), 0.0, None
+        self._words = b""
 
     def cut(self) -> None:
         """End every connection as a peer does that closes its sockets."""
@@ -64,13 +69,20 @@ class Proxy:
         """Carry so many more bytes to the clients, and then end the connection that would carry the next one."""
         self._left = after_bytes
 
+    def swallow(self, words: bytes, every: int = 1) -> None:
+        """Let these words through to the target, and end the connection when the answer comes; of several, some."""
+        self._words, self._every = words, every
+
     # -- carrying ----------------------------------------------------------------------------------------------------
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until either side ends it."""
         number, self.opened = self.opened, self.opened + 1
         try:
-            from_target, to_target = await asyncio.open_connection("127.0.0.1", self._target)
+            if isinstance(self._target, Path):
+                from_target, to_target = await asyncio.open_unix_connection(self._target)
+            else:
+                from_target, to_target = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             _reset(writer)
             return
@@ -96,6 +108,15 @@ class Proxy:
                 await asyncio.sleep(due_s - self._loop.time())
                 while self._silent and not writer.is_closing():
                     await asyncio.sleep(LOOK_S)
+                if to_client and number in self._unanswered:
+                    self._unanswered.discard(number)
+                    self.swallowed += 1
+                    _reset(writer)
+                    break
+                if not to_client and self._words and self._words in piece:
+                    self._said += 1
+                    if self._said % self._every == 0:
+                        self._unanswered.add(number)
                 if to_client and self._left is not None:
                     piece, self._left = piece[: self._left], max(0, self._left - len(piece))
                 writer.write(piece)
@@ -156,8 +177,8 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 @contextmanager
-def proxy(target: int) -> Iterator[Proxy]:
-    """Carry what comes in on a port of its own to `target`, on loopback, until the end of the block."""
+def proxy(target: int | Path) -> Iterator[Proxy]:
+    """Carry what comes in on a port of its own to `target`, on loopback or a socket's file, until the end of the block."""
     between, listening = Proxy(target), threading.Event()
     thread = threading.Thread(target=between.serve, args=(listening,), daemon=True)
     thread.start()

@@ -1,32 +1,31 @@
 """Numbered SQL files: each applied once, by one of many processes, and never on a schema that is not theirs."""
 
 import asyncio
-import uuid
 from collections.abc import Iterator
 
 import asyncpg
 import pytest
 
+from resources.timescale import migrations as module
 from resources.timescale.migrations import (
     WITHOUT_TRANSACTION,
     Backend,
     Migration,
+    SchemaBusy,
     SchemaRefused,
     apply,
     backend_of,
     migrations,
     pending,
 )
-from resources.timescale.store import MarketStore
+from tests import databases
 
 
 @pytest.fixture
-def database(market: MarketStore) -> Iterator[str]:
-    """A database of its own on the server of all tests."""
-    name = f"schema_{uuid.uuid4().hex}"
-    market.execute(f'CREATE DATABASE "{name}"')
-    yield market._dsn.replace("/market?", f"/{name}?")
-    market.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+def database(postgres: str) -> Iterator[str]:
+    """A database of its own on the plain server of all tests."""
+    with databases.database(postgres, Backend.PLAIN) as dsn:
+        yield dsn
 
 
 async def applied(database: str, files: list[Migration]) -> list[str]:
@@ -72,6 +71,28 @@ def test_of_many_processes_one_lays_the_schema(database: str) -> None:
         return await asyncio.gather(*(applied(database, FILES) for _ in range(8)))
 
     assert sorted(asyncio.run(all_at_once())) == [[]] * 7 + [["0001_a.sql", "0002_b.sql"]]
+
+
+def test_who_waits_too_long_for_another_that_changes_the_schema_says_so(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 0.1)
+
+    async def beside(holder: asyncpg.Connection) -> None:
+        with pytest.raises(SchemaBusy, match="another process"):
+            await applied(database, FILES)
+        await holder.execute("SELECT pg_advisory_unlock_all()")
+        assert await applied(database, FILES)
+
+    async def held() -> None:
+        holder = await asyncpg.connect(database)
+        try:
+            await holder.execute("SELECT pg_advisory_lock(hashtext('md.schema_migration'))")
+            await beside(holder)
+        finally:
+            await holder.close()
+
+    asyncio.run(held())
 
 
 def test_a_file_that_fails_leaves_nothing_and_is_applied_when_it_is_right(database: str) -> None:

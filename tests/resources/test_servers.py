@@ -24,7 +24,8 @@ from resources.home import Home, HomeNotWritable
 from resources.qdrant import Point, SnapshotIndex
 from resources.servers import StoreUnreachable, in_use, postgres, process, qdrant, redis, running
 from resources.settings import Settings, load_settings
-from resources.timescale.store import DatabaseUnavailable, MarketStore
+from resources.timescale.store import MarketStore
+from resources.timescale.trouble import DatabaseUnavailable
 from trading_assets.cli.doctor import Finding, doctor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -395,6 +396,10 @@ def test_the_doctor_tells_what_runs_and_what_does_not_and_starts_nothing(home: H
         during = findings(home)
         assert (during["postgres"].state, during["redis"].state) == ("running", "stopped")
         assert str(pids(home)["postgres"]) in during["postgres"].where
+        replica = {"TRADING_POSTGRES_READ_URL": postgres.url(home)}
+        assert "it holds no market database" in findings(home, replica)["postgres replica"].advice
+        with MarketStore(postgres.url(home), "sim"):
+            assert findings(home, replica)["postgres replica"].state == "fine"
 
 
 def test_the_doctor_finds_what_is_wrong(home: Home) -> None:
@@ -402,11 +407,13 @@ def test_the_doctor_finds_what_is_wrong(home: Home) -> None:
         port = str(taken.getsockname()[1])
         (home.run_dir / "redis.pid.json").write_text('{"pid": 4194000, "started": 1}', encoding="utf-8")
         (home.path / "home.json").write_text("[]", encoding="utf-8")
-        rows = doctor(
-            home, settings_of(home, {"TRADING_PORT": port, "TRADING_POSTGRES_URL": "postgresql://u:canary@127.0.0.1:1"})
+        nowhere = dict.fromkeys(
+            ("TRADING_POSTGRES_URL", "TRADING_POSTGRES_READ_URL"), "postgresql://u:canary@127.0.0.1:1"
         )
+        rows = doctor(home, settings_of(home, {"TRADING_PORT": port, **nowhere}))
     wrong = {row.what: row for row in rows if row.state == "wrong"}
-    assert set(wrong) == {"home", "port", "postgres"}
+    assert set(wrong) == {"home", "port", "postgres", "postgres replica"}
+    assert "TRADING_POSTGRES_READ_URL" in wrong["postgres replica"].advice
     assert "TRADING_PORT" in wrong["port"].advice
     assert "TRADING_POSTGRES_URL" in wrong["postgres"].advice
     assert all(row.advice for row in wrong.values())

@@ -104,7 +104,12 @@ def test_a_market_that_does_not_move_has_no_strength_and_no_range() -> None:
 def test_no_candles_have_no_indicators() -> None:
     nothing = walk(3).clear()
     assert indicators(nothing).is_empty()
-    assert indicators_of_days(nothing, Timeframe.M3, 0, 3 * DAY_MS).columns == ["open_time", *VALUES, "warm"]
+    assert indicators_of_days(nothing, Timeframe.M3, 0, 3 * DAY_MS).columns == [
+        "open_time",
+        *VALUES,
+        "warm",
+        "known_at_ms",
+    ]
 
 
 @given(st.integers(1, 480 * 4 - 1))

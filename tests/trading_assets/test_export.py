@@ -10,6 +10,7 @@ import pytest
 from resources.timescale import tables
 from resources.timescale.store import MarketStore
 from resources.timescale.tables import INDICATOR, TRADE, VOLUME_PROFILE, Table
+from resources.whole_file import FileNotWritten
 from trading.market.instrument import Instrument
 from trading.market.timeframe import HOUR_MS, Timeframe
 from trading_assets.cli.export import DATASETS, BadExport, export
@@ -74,6 +75,6 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_given(stored: MarketSt
     taken = tmp_path / "taken.csv"
     taken.mkdir()
     for out in (tmp_path / "absent" / "out.csv", tmp_path / "absent" / "out.parquet", taken):
-        with pytest.raises(BadExport, match=f"--out {out} cannot be written"):
+        with pytest.raises(FileNotWritten, match=f"{out} cannot be written"):
             export(stored, "features", SYMBOL, "", START, LAST, out)
     assert list(tmp_path.iterdir()) == [taken]

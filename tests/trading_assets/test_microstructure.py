@@ -257,13 +257,17 @@ DAMAGE: dict[str, str] = {
 }
 
 
+OF_SECONDS = {"candles_1s", "book_snapshots", "book_seconds"}
+"""Damaged and repaired in the end-to-end tests, with the journal that they are rebuilt from."""
+
+
 def findings(stores: Stores) -> dict[str, str]:
     found = {name: CHECKS[name][1](stores, [SYMBOL]) for name in ("agg_trades", *TABLES)}
     return {name: finding for name, finding in found.items() if finding}
 
 
 def test_each_check_sees_what_no_honest_row_is_and_its_asset_repairs_it(home: Home, stores: Stores) -> None:
-    assert set(MEASURES) | {"profile_minutes"} == set(DAMAGE)
+    assert set(MEASURES) - OF_SECONDS | {"profile_minutes"} == set(DAMAGE)
     repair: dict[str, Callable[..., Any]] = {asset.key.to_user_string(): asset for asset in ASSETS}
     for name, damage in DAMAGE.items():
         stores.market.execute(damage)

@@ -13,6 +13,8 @@ import polars as pl
 from numba import njit
 from numpy.typing import NDArray
 
+from trading.compiled import read_only
+from trading.indicators.columns import VALUES
 from trading.market.timeframe import DAY_MS, Timeframe
 
 WINDOW_BARS: Final = 2_400
@@ -21,18 +23,6 @@ WINDOW_BARS: Final = 2_400
 WARM_BARS: Final = 150
 """Bars after which EMA 50, MACD, RSI and ATR differ from those of any longer history by less than 0.03 percent."""
 
-VALUES: Final = (
-    "ema_20",
-    "ema_50",
-    "ema_200",
-    "macd",
-    "macd_signal",
-    "macd_hist",
-    "rsi_7",
-    "rsi_14",
-    "atr_3",
-    "atr_14",
-)
 STATE: Final = 16
 """Slots: bars, last close, EMA 20/50/200, fast, slow, signal, gains and losses over 7 and 14, ATR 3/14, MACD bars."""
 
@@ -136,7 +126,8 @@ def indicators(candles: pl.DataFrame) -> pl.DataFrame:
         candles: Closed, complete bars in order; columns `open_time`, `high`, `low`, `close`.
 
     Returns:
-        `open_time`, the ten values in price units (RSI 0 … 100) and `warm`.
+        `open_time`, the ten values in price units (RSI 0 … 100), `warm`, and `known_at_ms`: when the last bar that a value
+        rests on was known, null where that was not said.
     """
     edges = np.array([0], dtype=np.int64)
     return _frame(candles, edges, edges, np.array([len(candles)], dtype=np.int64))
@@ -167,9 +158,17 @@ def indicators_of_days(candles: pl.DataFrame, timeframe: Timeframe, lo_ms: int, 
 def _frame(
     candles: pl.DataFrame, starts: NDArray[np.int64], firsts: NDArray[np.int64], lasts: NDArray[np.int64]
 ) -> pl.DataFrame:
-    high, low, close = (np.ascontiguousarray(candles[name].to_numpy(), np.float64) for name in ("high", "low", "close"))
+    high, low, close = (read_only(candles[name].to_numpy(), np.float64) for name in ("high", "low", "close"))
     values = np.full((len(candles), len(VALUES)), np.nan)
     bars = np.zeros(len(candles), dtype=np.int64)
     _run(high, low, close, starts, firsts, lasts, values, bars)
     columns = [pl.Series(name, values[:, column]).fill_nan(None) for column, name in enumerate(VALUES)]
-    return pl.DataFrame([candles["open_time"], *columns, pl.Series("warm", bars >= WARM_BARS)])
+    frame = pl.DataFrame([candles["open_time"], *columns, pl.Series("warm", bars >= WARM_BARS)])
+    if "known_at_ms" not in candles.columns or candles["known_at_ms"].null_count():
+        return frame.with_columns(known_at_ms=pl.lit(None, pl.Int64))
+    known = candles["known_at_ms"].to_numpy().copy()
+    for start, first, last in zip(
+        starts, firsts, lasts, strict=True
+    ):  # each day's own window, whatever else is asked for
+        known[first:last] = np.maximum.accumulate(candles["known_at_ms"].to_numpy()[start:last])[first - start :]
+    return frame.with_columns(pl.Series("known_at_ms", known))

@@ -7,7 +7,6 @@ sum does not depend on its order and a rolled-up bar equals the bar made from th
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -33,7 +32,9 @@ CANDLE_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
     "complete": pl.Boolean,
     "n_present": pl.Int32,
     "n_expected": pl.Int32,
+    "known_at_ms": pl.Int64,
 }
+"""`known_at_ms` is when the exchange's clock stood as this version was recorded; null in a bar that nobody recorded yet."""
 
 SUMMED: Final = ("agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id")
 
@@ -82,6 +83,7 @@ def candles_from_trades(
         source=pl.when(inside).then(pl.lit("trades")).otherwise(pl.lit("incomplete_trades")),
         n_present=pl.lit(1, pl.Int32),
         n_expected=pl.lit(1, pl.Int32),
+        known_at_ms=None,
     ).select(pl.col(name).cast(kind) for name, kind in CANDLE_SCHEMA.items())
 
 
@@ -131,6 +133,7 @@ def native_candles(bars: pl.DataFrame) -> pl.DataFrame:
         complete=True,
         n_present=1,
         n_expected=1,
+        known_at_ms=None,
     ).select(pl.col(name).cast(kind) for name, kind in CANDLE_SCHEMA.items())
 
 
@@ -199,7 +202,8 @@ def roll_up(
             a missing part is present, and empty.
 
     Returns:
-        `CANDLE_SCHEMA`. A bar that lacks a part, or holds an incomplete one, has `complete = false`.
+        `CANDLE_SCHEMA`. A bar that lacks a part, or holds an incomplete one, has `complete = false`. It is known when the
+        last of its parts was.
 
     Raises:
         WrongTimeframe: `source` does not divide `target`.
@@ -231,6 +235,7 @@ def roll_up(
             first_agg_trade_id=pl.col("first_agg_trade_id").min(),
             last_agg_trade_id=pl.col("last_agg_trade_id").max(),
             n_present=pl.col("present").sum(),
+            known_at_ms=pl.col("known_at_ms").max(),
             open_times=pl.col("open_time"),
         )
         .sort("bucket")
@@ -277,5 +282,6 @@ def lacking(
 
 def missing_bars(candles: pl.DataFrame, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> list[tuple[int, int]]:
     """Return the half-open ranges (ms) inside `[lo_ms, hi_ms)` that have no row, in order."""
-    edges = [lo_ms - timeframe.ms, *candles["open_time"].to_list(), timeframe.ceil(hi_ms)]
-    return [(before + timeframe.ms, after) for before, after in pairwise(edges) if after - before > timeframe.ms]
+    edges = np.concatenate(([lo_ms - timeframe.ms], candles["open_time"].to_numpy(), [timeframe.ceil(hi_ms)]))
+    before = np.flatnonzero(np.diff(edges) > timeframe.ms)
+    return list(zip((edges[before] + timeframe.ms).tolist(), edges[before + 1].tolist(), strict=True))

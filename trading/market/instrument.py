@@ -24,6 +24,10 @@ class InexactNumber(TradingError):
     """A price or quantity is no multiple of the instrument's step, or beyond any market."""
 
 
+class UnknownInstrument(TradingError):
+    """A symbol is not known here."""
+
+
 class Instrument(msgspec.Struct, frozen=True):
     """One market of one venue.
 

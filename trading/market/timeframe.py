@@ -52,3 +52,8 @@ _LENGTH_MS: Final = {
 
 ROLLED_UP: Final = (Timeframe.M3, Timeframe.M5, Timeframe.M15, Timeframe.H1, Timeframe.H4, Timeframe.D1)
 CANDLE_TIMEFRAMES: Final = (Timeframe.M1, *ROLLED_UP)
+
+
+def parts_of(timeframe: Timeframe) -> list[Timeframe]:
+    """Return the timeframes from a minute up that a bar can be made from, finest first."""
+    return [t for t in CANDLE_TIMEFRAMES if t.ms < timeframe.ms and timeframe.ms % t.ms == 0]

@@ -47,7 +47,7 @@ def book_minutes(records: Sequence[BookRecord], instrument: Instrument) -> pl.Da
     if not records:
         return pl.DataFrame(schema=BOOK_MINUTE_SCHEMA)
     begins = np.array([record.second_ms for record in records], np.int64)
-    seconds = np.repeat(np.arange(len(records)), _seconds_held(records, begins))
+    seconds = np.repeat(np.arange(len(records)), seconds_held(records, begins))
     first = np.concatenate(([0], np.flatnonzero(np.diff(seconds)) + 1))
     since = np.arange(len(seconds)) - np.repeat(first, np.diff(np.append(first, len(seconds))))
     of_second = pl.DataFrame(_top_of(records, instrument))[seconds]
@@ -70,12 +70,17 @@ _CLOSE: Final = ("best_bid", "best_ask", "mid_price", "microprice", *SLIPPAGES)
 _CLOSE_SCHEMA: Final = {name: BOOK_MINUTE_SCHEMA[name] for name in _CLOSE}
 
 
-def _seconds_held(records: Sequence[BookRecord], begins: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for how many seconds each book is known: its own, and those until one that follows on the same day."""
+def seconds_held(records: Sequence[BookRecord], begins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for how many seconds each book stands: its own, and those until one that follows on the same day.
+
+    Args:
+        records: In order of time, at least one; of several of one second only the last stands.
+        begins: The begin of each one's second, epoch ms.
+    """
     follows = np.array([record.follows for record in records[1:]], np.bool_)
     same_day = np.diff(begins // DAY_MS) == 0
-    until_next = np.where(follows & same_day, np.diff(begins) // SECOND_MS, 1)
-    return np.append(until_next, 1)
+    apart = np.diff(begins) // SECOND_MS
+    return np.append(np.where((follows & same_day) | (apart == 0), apart, 1), 1)
 
 
 def _top_of(records: Sequence[BookRecord], instrument: Instrument) -> dict[str, Any]:

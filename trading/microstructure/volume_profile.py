@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from trading.compiled import read_only
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.market.timeframe import MINUTE_MS, SECOND_MS, Timeframe
@@ -165,7 +166,7 @@ def volume_profile_of_minutes(
     first_row, last_row = (int(edge) for edge in np.searchsorted(starts, (lo_ms, hi_ms)))
     inside = minutes.slice(first_row, last_row - first_row)
     # Flattening a slice of lists copies nothing; filtering them would copy a day.
-    ticks, buys, sells, counts = (inside[name].explode().to_numpy() for name in LISTS)
+    ticks, buys, sells, counts = (read_only(inside[name].explode().to_numpy()) for name in LISTS)
     trade_count = int(counts.sum())
     if trade_count < MIN_TRADES:
         first_ms = int(starts[first_row]) if trade_count else None
@@ -197,13 +198,14 @@ def _between(
 
     In numpy, as a query would wake polars' threads, which then spin beside the pass over the trades: 8 ms for 4 ms.
     """
-    moment, ticks, lots, sold = (trades[name].to_numpy() for name in ("time_ms", "price", "quantity", "buyer_is_maker"))
+    names = ("time_ms", "price", "quantity", "buyer_is_maker")
+    moment, ticks, lots, sold = (read_only(trades[name].to_numpy()) for name in names)
     span = extent(moment) if len(moment) else None
     if span is None or lo_ms <= span[0] <= span[1] < hi_ms:
         return span, ticks, lots, sold
     inside = (moment >= lo_ms) & (moment < hi_ms)
-    moment = moment[inside]
-    return extent(moment) if len(moment) else None, ticks[inside], lots[inside], sold[inside]
+    moment, ticks, lots, sold = (read_only(values[inside]) for values in (moment, ticks, lots, sold))
+    return extent(moment) if len(moment) else None, ticks, lots, sold
 
 
 def _profile(

@@ -10,13 +10,14 @@ another key is damage. A second and an hour are written alike. Nothing here know
 
 import zlib
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 from numba import njit
 from numpy.typing import NDArray
 
+from trading.compiled import read_only
 from trading.errors import TradingError
 from trading.market.trade import TRADE_SCHEMA
 
@@ -266,16 +267,21 @@ def encode(trades: pl.DataFrame, edges: Integers, starts_ms: Integers, keys: Seq
         starts_ms: Start of each batch's window, epoch milliseconds; the same is given to `decode`.
         keys: What each batch is kept under; the same is given to `decode`.
     """
-    return encode_columns(_columns(trades), edges, starts_ms, keys)
+    return encode_columns([trades[name].to_numpy() for name in TRADE_SCHEMA], edges, starts_ms, keys)
 
 
-def encode_columns(columns: Columns, edges: Integers, starts_ms: Integers, keys: Sequence[bytes]) -> list[bytes]:
+def encode_columns(
+    columns: Sequence[NDArray[Any]], edges: Integers, starts_ms: Integers, keys: Sequence[bytes]
+) -> list[bytes]:
     """Return the bytes of consecutive batches; like `encode`, of the columns of `TRADE_SCHEMA` in its order."""
+    *integers, maker = columns
+    ids, price, lots, first, last, time_ms = (read_only(values, np.int64) for values in integers)
+    given = (ids, price, lots, first, last, time_ms, read_only(maker, np.bool_))
     longest = int(np.diff(edges).max()) if len(starts_ms) else 0
     out = np.empty(_HEADER_BOUND + _TRADE_BOUND * longest, np.uint8)
     batches: list[bytes] = []
     for batch, (start_ms, key) in enumerate(zip(starts_ms, keys, strict=True)):
-        length = int(_encode(columns, edges[batch], edges[batch + 1], start_ms, out))
+        length = int(_encode(given, edges[batch], edges[batch + 1], start_ms, out))
         crc = int(_checksum(out, 0, length, start_ms, zlib.crc32(key)))
         batches.append(_extension(length + _HEAD) + crc.to_bytes(4, "little") + out[:length].tobytes())
     return batches
@@ -304,12 +310,6 @@ def decode_columns(batches: Sequence[bytes], starts_ms: Integers, keys: Sequence
         if damaged < 0:
             return columns
     raise BatchDamaged(int(damaged))
-
-
-def _columns(trades: pl.DataFrame) -> Columns:
-    *integers, maker = (trades[name] for name in TRADE_SCHEMA)
-    ids, price, lots, first, last, time_ms = (np.ascontiguousarray(c.to_numpy(), np.int64) for c in integers)
-    return ids, price, lots, first, last, time_ms, np.ascontiguousarray(maker.to_numpy(), np.bool_)
 
 
 def _extension(length: int) -> bytes:

@@ -11,6 +11,8 @@ SUBJECTS = {
     "profile": ("profile",),
     "collector": ("collector",),
     "indicators": ("indicators",),
+    "store": ("store", "store_queries", "cache"),
+    "live": ("live",),
 }
 """Benchmark modules by subject; trades are followed from the wire to what is made of them."""
 

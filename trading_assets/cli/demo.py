@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,11 +72,11 @@ class Progress:
         """Add one line of a worker."""
         if "asset" in line:
             self.changed.update(line["changed"])
-            return
-        self.runs += 1
-        self.passed += line["checks"]["passed"]
-        self.failed += line["checks"]["failed"]
-        self.failures += line["failures"]
+        elif "run" in line:
+            self.runs += 1
+            self.passed += line["checks"]["passed"]
+            self.failed += line["checks"]["failed"]
+            self.failures += line["failures"]
 
 
 class Worker:
@@ -128,6 +128,12 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def close(workers: Iterable[Worker]) -> None:
+    """Let workers end."""
+    for worker in workers:
+        worker.close()
 
 
 @dataclass(frozen=True)
@@ -208,30 +214,32 @@ def traded(recording: "Recording", symbol: str) -> tuple[int, int]:
 
 def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, Any]:
     """Run the demo in a home and return its summary."""
+    from resources.dagster_home import dagster_environment
     from resources.home import Home
+    from resources.servers import dagster_url
     from resources.settings import load_settings
     from resources.stores import open_stores
     from trading_assets.cli.progress import showing
 
     started = time.monotonic()
-    home = Home(home_path)
-    plan, clock = plan_demo(request, home.clock, load_settings(home_path))
+    home, settings = Home(home_path), load_settings(home_path)
+    plan, clock = plan_demo(request, home.clock, settings)
     home.create("simulated", clock)
     os.environ["TRADING_SYMBOLS"] = ",".join(plan.symbols)
-    with home.worked_on("demo"), open_stores(home_path) as stores, showing(quiet, plan) as show:
-        environment = _environment(stores)
-        clock_ms = min(plan.live_ms.values())[0], plan.end_ms
-        with simulated_exchange(home, clock_ms, plan.exchange_arguments, environment) as rest_url:
-            environment["TRADING_EXCHANGE_REST_URL"] = environment["TRADING_FUTURES_REST_URL"] = rest_url
-            workers = [Worker(environment, home.logs_dir / f"worker-{n}.log") for n in range(min(2, len(plan.symbols)))]
-            try:
-                show({"stage": "collecting trades off the websocket"})
-                new_batches = _collect(stores, plan, environment, rest_url)
-                progress = Progress(Counter({"rocksdb": new_batches}))
-                materialize(workers, plan, progress, show)
-            finally:
-                for worker in workers:
-                    worker.close()
+    environment = dagster_environment(home, dagster_url(home, settings)) | {"TRADING_PROGRESS": "1"}
+    clock_ms = min(plan.live_ms.values())[0], plan.end_ms
+    with home.worked_on("demo"), showing(quiet, plan) as show, ExitStack() as stack:
+        rest_url = stack.enter_context(simulated_exchange(home, clock_ms, plan.exchange_arguments, environment))
+        environment["TRADING_EXCHANGE_REST_URL"] = environment["TRADING_FUTURES_REST_URL"] = rest_url
+        # The workers import while the servers start, and end before these do, whatever happens.
+        workers = [Worker(environment, home.logs_dir / f"worker-{n}.log") for n in range(min(2, len(plan.symbols)))]
+        stack.callback(close, workers)
+        stores = stack.enter_context(open_stores(home_path))
+        stack.callback(close, workers)
+        _ = stores.urls  # the servers start here, not with the first worker that asks for one
+        show({"stage": "collecting trades off the websocket"})
+        progress = Progress(Counter({"rocksdb": _collect(stores, plan, environment, rest_url)}))
+        materialize(workers, plan, progress, show)
         summary = _summary(stores, plan, progress)
     summary["elapsed_s"] = round(time.monotonic() - started, 1)
     if not quiet:
@@ -294,12 +302,6 @@ def materialize(workers: list[Worker], plan: Plan, progress: Progress, show: Any
             worker.finish(progress, show)
     workers[0].start("hot_values")
     workers[0].finish(progress, show)
-
-
-def _environment(stores: "Stores") -> dict[str, str]:
-    from resources.dagster_home import dagster_environment
-
-    return dagster_environment(stores.home, stores.urls) | {"TRADING_PROGRESS": "1"}
 
 
 def _collect(stores: "Stores", plan: Plan, environment: dict[str, str], rest_url: str) -> int:

@@ -11,7 +11,6 @@ import socket
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -43,10 +42,11 @@ def doctor(home: "Home", settings: "Settings") -> list[Finding]:
         _home(home),
         _disk(home),
         *engines,
+        *_replica(settings),
         *_processes(home),
         *_collectors(home),
         _port(home, settings.port),
-        _kernels(home),
+        _kernels(),
     ]
 
 
@@ -111,6 +111,18 @@ def _engine(home: "Home", settings: "Settings", name: str) -> Finding:
     return Finding(name, place, number, RUNNING, advice)
 
 
+def _replica(settings: "Settings") -> list[Finding]:
+    from resources.servers import postgres
+    from resources.settings import masked
+
+    url = settings.postgres_read_url
+    if not url:
+        return []
+    trouble = masked(postgres.check_replica(url))
+    advice = f"check TRADING_POSTGRES_READ_URL: {trouble}; meanwhile postgres itself is asked" if trouble else ""
+    return [Finding("postgres replica", masked(url), "elsewhere", WRONG if trouble else WELL, advice)]
+
+
 def _processes(home: "Home") -> list[Finding]:
     """Return the other processes of the home, and records of processes that ended without cleaning up."""
     from resources.servers import process
@@ -163,11 +175,14 @@ def _ours(home: "Home") -> bool:
     )
 
 
-def _kernels(home: "Home") -> Finding:
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or home.numba_dir)
-    compiled = sum(1 for _ in folder.rglob("*.nbc")) if folder.exists() else 0
-    number = f"numba {version('numba')}"
+def _kernels() -> Finding:
+    from resources.kernels import kept_in
+
+    folder, number = kept_in(), f"numba {version('numba')}"
+    if next(folder.glob("*.nbc"), None) is not None:
+        return Finding("compiled kernels", str(folder), number, WELL, "")
     if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
         return Finding("compiled kernels", str(folder), number, WRONG, "it cannot be written: every run would compile")
-    advice = "" if compiled else "the first run compiles them, about ten seconds once"
-    return Finding("compiled kernels", str(folder), number, WELL if compiled else STOPPED, advice)
+    return Finding(
+        "compiled kernels", str(folder), number, STOPPED, "'python -m resources.kernels' compiles them, in ten seconds"
+    )

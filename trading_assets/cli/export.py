@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resources.whole_file import whole_file
 from trading.errors import TradingError
 from trading.market.timeframe import CANDLE_TIMEFRAMES, Timeframe
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from resources.timescale.store import MarketStore
+    from resources.timescale.tables import Table
 
 DATASETS = {
     "agg_trades": "TRADE",
@@ -41,22 +43,14 @@ def export(market: "MarketStore", dataset: str, symbol: str, timeframe: str, lo_
         raise BadExport(f"{dataset} is no dataset", f"choose one of {', '.join(DATASETS)}")
     if out.suffix not in {".csv", ".parquet"}:
         raise BadExport(f"--out {out} is neither .csv nor .parquet", "name the file accordingly")
-    if not out.parent.is_dir():
-        raise BadExport(f"--out {out} cannot be written: there is no folder {out.parent}", "make it, or name another")
     if lo_ms >= hi_ms:
         raise BadExport("--start is not before --end", "swap them")
     frame = rows(market, dataset, symbol, timeframe, lo_ms, hi_ms)
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    try:
+    with whole_file(out) as unfinished:
         if out.suffix == ".parquet":
             frame.write_parquet(unfinished, compression="zstd")
         else:
             _without_lists(frame).write_csv(unfinished, datetime_format="%Y-%m-%dT%H:%M:%S%.3fZ")
-        unfinished.replace(out)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        why = error.strerror or str(error)
-        raise BadExport(f"--out {out} cannot be written: {why}", "name a file in a folder of yours") from None
     return len(frame)
 
 
@@ -76,10 +70,8 @@ def rows(market: "MarketStore", dataset: str, symbol: str, timeframe: str, lo_ms
     from trading.market.instrument import exact_quotient
 
     table = getattr(tables, DATASETS[dataset])
-    if table.by_timeframe and timeframe not in (kept := market.counts(table)):
-        listed = ", ".join(name for name in CANDLE_TIMEFRAMES if name in kept)
-        hint = f"choose one of {listed}" if listed else "materialize them first"
-        raise BadExport(f"--timeframe {timeframe or '(none)'}: no such {dataset} are kept", hint)
+    if table.by_timeframe:
+        require_timeframe(market, table, dataset, timeframe)
     frame = market.read(table, symbol, lo_ms, hi_ms, Timeframe(timeframe) if table.by_timeframe else None)
     instrument = market.instrument(symbol)
     name = table.time_column
@@ -96,3 +88,11 @@ def rows(market: "MarketStore", dataset: str, symbol: str, timeframe: str, lo_ms
         pl.from_epoch(column, time_unit="ms").dt.replace_time_zone("UTC") for column in moments
     ).rename({column: column.removesuffix("_ms") for column in moments})
     return frame.select(name, *(column for column in frame.columns if column != name))
+
+
+def require_timeframe(market: "MarketStore", table: "Table", dataset: str, timeframe: str) -> None:
+    """Raise `BadExport` unless rows of a timeframe are kept."""
+    if timeframe not in (kept := market.counts(table)):
+        listed = ", ".join(name for name in CANDLE_TIMEFRAMES if name in kept)
+        hint = f"choose one of {listed}" if listed else "materialize them first"
+        raise BadExport(f"--timeframe {timeframe or '(none)'}: no such {dataset} are kept", hint)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from trading.market.timeframe import DAY_MS
-from trading_assets.cli import tools
+from trading_assets.cli import migrate, plot_commands, tools
 from trading_assets.cli.options import HomeOption, Json, OneSymbol, SymbolOption, VenueOption, home_path, moment_ms
 from trading_assets.cli.output import emit, refuse, speaking_plainly
 
@@ -19,6 +19,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 config = typer.Typer(no_args_is_help=True, help="Settings: value, origin, meaning.")
 app.add_typer(config, name="config")
 app.add_typer(tools.app, name="tools")
+app.add_typer(migrate.app, name="migrate")
+app.add_typer(plot_commands.app, name="plot")
 
 
 @app.command()
@@ -60,6 +62,29 @@ def up(
 
 
 @app.command()
+def leaktest(
+    symbol: OneSymbol = "",
+    moments: Annotated[int, typer.Option(min=1, help="How many moments are tried.")] = 20,
+    seed: Annotated[int, typer.Option(help="Chooses them.")] = 0,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """Try whether an answer about the past changes with what came later; nothing is kept of the noise."""
+    with speaking_plainly(as_json):
+        from resources.stores import open_stores
+        from trading_assets.cli.leaktest import leaktests
+        from trading_assets.cli.render import table_of
+
+        with open_stores(home_path(home)) as stores:
+            found = leaktests(stores, symbol, moments, seed)
+        if not as_json:
+            table_of("Answers about the past, before and after noise that comes later", found)
+        emit(found, as_json)
+        if any(one["leaks"] for one in found.values()):
+            raise typer.Exit(1)
+
+
+@app.command()
 def status(home: HomeOption = None, as_json: Json = False) -> None:
     """Count what the stores hold as they stand."""
     with speaking_plainly(as_json):
@@ -80,7 +105,12 @@ def status(home: HomeOption = None, as_json: Json = False) -> None:
 def export(
     dataset: Annotated[str, typer.Argument(help="agg_trades, candles, indicators, snapshots, outcomes or features.")],
     symbol: SymbolOption,
-    out: Annotated[Path, typer.Option("--out", help="File to write, .csv or .parquet.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="File to write, .csv or .parquet; the data folder with most a --format.")
+    ],
+    form: Annotated[
+        str, typer.Option("--format", help="For backtests: freqtrade, freqtrade-json, nautilus or hftbacktest.")
+    ] = "",
     timeframe: Annotated[str, typer.Option(help="Of candles and indicators.")] = "",
     start: Annotated[str | None, typer.Option(help="First moment, UTC.")] = None,
     end: Annotated[str | None, typer.Option(help="Moment before which it ends, UTC.")] = None,
@@ -94,10 +124,16 @@ def export(
 
         lo_ms, hi_ms = moment_ms(start, 0, "--start"), moment_ms(end, 4_102_444_800_000, "--end")
         with open_stores(home_path(home)) as stores:
-            rows = write(stores.market, dataset, symbol, timeframe, lo_ms, hi_ms, out)
+            if form:
+                from trading_assets.cli.export_as import export_as
+
+                told = export_as(form, stores.market, dataset, symbol, timeframe, (lo_ms, hi_ms), out)
+            else:
+                told = {"rows": write(stores.market, dataset, symbol, timeframe, lo_ms, hi_ms, out)}
         if not as_json:
-            typer.echo(f"{rows} rows of {dataset} in {out}")
-        emit({"dataset": dataset, "symbol": symbol, "rows": rows, "out": str(out)}, as_json)
+            beside = f", {told['left_out']} incomplete ones left out" if told.get("left_out") else ""
+            typer.echo(f"{told['rows']} rows of {dataset} in {told.get('file', out)}{beside}")
+        emit({"dataset": dataset, "symbol": symbol, "out": str(out), **told}, as_json)
 
 
 @app.command()
@@ -206,6 +242,35 @@ def repair(home: HomeOption = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def replay(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")] = False,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """Send again what the database did not take (dead letters); what it refuses again stays, and the status is 1."""
+    with speaking_plainly(as_json):
+        from resources.home import Home
+        from resources.stores import open_stores
+        from trading_assets.cli import replay as command
+
+        path, sent = home_path(home), {}
+        Home(path).require()
+        waiting = command.waiting(Home(path))
+        if waiting and not dry_run:
+            with open_stores(path) as stores:
+                sent = command.replay(stores, quiet=as_json)
+            waiting = command.waiting(Home(path))
+            if not as_json:
+                command.print_replayed(sent)
+        refused = command.impossible(Home(path))
+        if not as_json and (waiting or not sent):
+            command.print_waiting(waiting, refused)
+        emit({**sent, "waiting": waiting, "impossible": refused}, as_json)
+        if waiting and not dry_run:
+            raise typer.Exit(1)
+
+
+@app.command()
 def coverage(
     symbol: OneSymbol = "",
     start: Annotated[str | None, typer.Option(help="First UTC day; default: 30 days back.")] = None,
@@ -240,6 +305,31 @@ def coverage(
 
 
 @app.command()
+def stream(
+    symbols: Annotated[list[str], typer.Argument(help="Exchange names, e.g. BTCUSDT.")],
+    since: Annotated[str, typer.Option(help="From when: 1h back (s, m, h, d), or a date or time, UTC.")] = "0s",
+    kinds: Annotated[
+        str,
+        typer.Option(
+            help="Of trade, bar:1s … bar:1d, indicator:3m, indicator:4h, book, book:1s, gap, repair; by commas."
+        ),
+    ] = "trade",
+    resume: Annotated[str, typer.Option(help="Go on where a former stream ended, as it said.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="End after so many events; 0: never.")] = 0,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """Print what happens, history first and then live without a seam: each trade once and in order, one line an event."""
+    with speaking_plainly(as_json):
+        from resources.stores import open_stores
+        from trading_assets.cli.stream import stream as follow
+
+        names, wanted = [name.upper() for name in symbols], [kind.strip() for kind in kinds.split(",")]
+        with open_stores(home_path(home)) as stores:
+            emit({"resume": follow(stores, names, wanted, since, resume, limit, as_json)}, as_json)
+
+
+@app.command()
 def doctor(home: HomeOption = None, as_json: Json = False) -> None:
     """Say what runs, where, in which version, what is wrong and what to do."""
     with speaking_plainly(as_json):
@@ -262,7 +352,9 @@ def doctor(home: HomeOption = None, as_json: Json = False) -> None:
 
 @app.command()
 def bench(
-    subject: Annotated[str, typer.Argument(help="candles, indicators, profile, trades or all.")] = "all",
+    subject: Annotated[
+        str, typer.Argument(help="trades, candles, profile, collector, indicators, store, live or all.")
+    ] = "all",
     as_json: Json = False,
 ) -> None:
     """Measure hot paths: ours beside the naive way and beside the limit, results equal."""

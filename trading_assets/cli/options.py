@@ -26,7 +26,6 @@ def home_path(home: Path | None) -> Path:
     """Return the home's folder and make it known to every process started from here."""
     path = (home or Path(os.environ.get("TRADING_HOME") or ".trading")).expanduser().resolve()
     os.environ["TRADING_HOME"] = str(path)
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(path / "numba"))
     return path
 
 

@@ -16,8 +16,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-ASSETS_A_SYMBOL = 23
-
 
 def _bar(*more: ProgressColumn) -> Progress:
     return Progress(
@@ -38,10 +36,12 @@ def showing(quiet: bool, plan: Any) -> Iterator[Callable[[dict[str, Any]], None]
         yield lambda _: None
         return
     with _bar() as bar:
-        task = bar.add_task("starting PostgreSQL, Redis and Qdrant", total=ASSETS_A_SYMBOL * len(plan.symbols) + 2)
+        task = bar.add_task("starting PostgreSQL, Redis and Qdrant", total=None)
 
         def show(line: dict[str, Any]) -> None:
-            if "stage" in line:
+            if "assets_a_symbol" in line:
+                bar.update(task, total=line["assets_a_symbol"] * len(plan.symbols) + 2)  # instruments and hot values
+            elif "stage" in line:
                 bar.update(task, description=line["stage"])
             elif "asset" in line:
                 bar.update(task, advance=1, description=f"{line['asset']} {line['symbol']}")
@@ -64,6 +64,17 @@ def day_bar(name: str, days: int, quiet: bool) -> Iterator[Callable[[str, float,
             bar.update(task, completed=done, description=f"{name} {what}", rate=rate)
 
         yield show
+
+
+@contextmanager
+def letter_bar(letters: int, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Yield a function that takes what the letter was of that has just been sent again."""
+    if quiet:
+        yield lambda _: None
+        return
+    with _bar() as bar:
+        task = bar.add_task("sending again", total=letters)
+        yield lambda what: bar.update(task, advance=1, description=what)
 
 
 @contextmanager

@@ -28,7 +28,14 @@ def counts(stores: "Stores") -> dict[str, Any]:
         "points": stores.index.count(),
         "derivatives": sum(market.counts(DERIVATIVE).values()),
         "missing": missing(market),
+        **({"replica": replica(market)} if stores.settings.postgres_read_url else {}),
     }
+
+
+def replica(market: "MarketStore") -> dict[str, Any]:
+    """Return whether the replica answers, how far it is behind, and how many reads the primary answered for it."""
+    told = market.connections.statistics
+    return {"answers": market.connections.replica_serves, "lag_s": told.lag_s, "fallbacks": told.fallbacks}
 
 
 SAID: Final = ("trades", "marks", "holes", "repaired", "stalls", "mark_stalls", "klines_agree", "klines_differ")
@@ -63,6 +70,7 @@ def trade_gaps(market: "MarketStore") -> int:
 
 def missing(market: "MarketStore") -> dict[str, list[dict[str, Any]]]:
     """Return by symbol the stretches without a bar that no ids prove empty, as the exchange left them."""
+    from dataclasses import replace
     from datetime import UTC, datetime
 
     from resources.timescale.tables import CANDLE
@@ -70,6 +78,7 @@ def missing(market: "MarketStore") -> dict[str, list[dict[str, Any]]]:
     from trading.market.timeframe import CANDLE_TIMEFRAMES
 
     found: dict[str, list[dict[str, Any]]] = {}
+    opens = replace(CANDLE, schema={"open_time": CANDLE.schema["open_time"]})
     for symbol in market.instruments():
         proven, told = market.proven(symbol), None
         found[symbol] = []
@@ -87,7 +96,7 @@ def missing(market: "MarketStore") -> dict[str, list[dict[str, Any]]]:
                 hole
                 for a, b in untold
                 if a < b
-                for hole in missing_bars(market.read(CANDLE, symbol, a, b, timeframe), timeframe, a, b)
+                for hole in missing_bars(market.read(opens, symbol, a, b, timeframe), timeframe, a, b)
             ]
             found[symbol] += [
                 {

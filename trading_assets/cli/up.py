@@ -68,7 +68,7 @@ def up(home_path: Path, port: int | None = None, days: int = 30) -> dict[str, An
         _require_free(port)
         _say(f"starting PostgreSQL, Redis and Qdrant in {home.path}")
         with running(home, settings) as urls:
-            environment = dagster_environment(home, urls)
+            environment = dagster_environment(home, urls.dagster)
             symbols = home.clock.get("symbols", settings.symbols)
             try:
                 with _exchange(home, settings, kind, environment) as exchange:

@@ -1,0 +1,469 @@
+"""From the journal's acknowledgement to whoever asks: trades and bars into Redis at once, then into the database.
+
+It runs on a thread of the collector's process and takes from a `LiveTap`, so that the collector waits for nothing here. It
+may lag, or be off, without loss: what it has not written is read again from the journal, some way back, and what
+lies before that is brought by the assets of the day. Redis being away costs nothing but what would have been told; the
+database being away leaves Redis as it is.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from itertools import pairwise
+from typing import Any, Final
+
+import asyncpg
+import polars as pl
+
+from resources.live import KEPT_MS, LiveStreams
+from resources.live_store import Gathered, Outcome
+from resources.live_tap import Batch, BookBatch, LiveTap, joined
+from resources.redis import CacheUnavailable
+from resources.retention import verified_until_ms
+from resources.timescale.dead_letters import DeadLetters
+from resources.timescale.history import bars_with_history
+from resources.timescale.quarantine import RefusedRows
+from resources.timescale.store import MarketStore
+from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, CANDLE, TRADE
+from trading.errors import TradingError
+from trading.market.candle import empty_candles
+from trading.market.instrument import Instrument
+from trading.market.timeframe import HOUR_MS, SECOND_MS, Timeframe
+from trading.provider.book_seconds import BookSeconds, book_snapshots, uncrossed
+from trading.provider.events import LiveEvent, row_events, trade_events
+from trading.provider.validation import DataValidator
+from trading.stream.contiguity import IdRange
+from trading.stream.live_bars import Closed, LiveBars, warm_up
+
+STORE_S: Final = 1.0
+"""How often rows go into the database, as each write has its price; Redis tells who wants to know at once."""
+
+LOOK_S: Final = 0.25
+REACH_MS: Final = HOUR_MS
+MOST_ROWS: Final = 500_000
+"""That wait for the database; more of them are read again from the journal when it is back."""
+
+MOST_BOOKS: Final = 20_000
+"""Books of a symbol and their seconds, of three hours, in 15 MiB; more of them are left to the day's assets."""
+
+MOST_BATCHES: Final = 1_000
+FEW_BATCHES: Final = 4
+DRAIN_S: Final = 8.0
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 30.0
+
+AWAY: Final = (OSError, TimeoutError, TradingError, asyncpg.InterfaceError, asyncpg.PostgresError)
+
+_log = logging.getLogger(__name__)
+
+
+class LiveFeed:
+    """The live path of one collector.
+
+    Args:
+        tap: What the collector acknowledges.
+        instruments: What is collected, by name.
+        market: Opens the market database.
+        streams_url: Redis.
+        claims: Returns what the journal claims of a symbol; called once for each, before the feed starts.
+        letters: Where rows go that the database refuses, with those beside that cannot have happened.
+        reach_ms: How far back the journal is read again.
+    """
+
+    def __init__(
+        self,
+        tap: LiveTap,
+        instruments: Mapping[str, Instrument],
+        market: Callable[[], AbstractContextManager[MarketStore]],
+        streams_url: str,
+        claims: Callable[[str], list[IdRange]],
+        letters: DeadLetters,
+        reach_ms: int = REACH_MS,
+    ) -> None:
+        self._tap, self._instruments, self._open = tap, dict(instruments), market
+        self._claims = {name: claims(name) for name in instruments}
+        self._url, self._reach_ms = streams_url, reach_ms
+        self._letters = letters
+        self._checks = DataValidator(self._instruments, lambda: tap.newest_ms, RefusedRows(letters.refused_file))
+        self._unproven = set[str]()
+        """Symbols of which a trade is not stored: what is proven of them is left to the day's assets."""
+        self._market: MarketStore | None = None
+        self._stack = ExitStack()
+        self._collector_loop = asyncio.get_running_loop()
+        self._loop = asyncio.new_event_loop()
+        self._awake, self._made, self._stopping = asyncio.Event(), asyncio.Event(), False
+        self._batches = asyncio.Queue[Batch | BookBatch | None]()
+        self._unmade = self._asked_again = 0
+        self._second: dict[str, int] = {}
+        self._bars: dict[str, LiveBars] = {}
+        self._seconds = {name: BookSeconds(instrument) for name, instrument in instruments.items()}
+        self._gathered = {name: Gathered(name) for name in instruments}
+        self._books = {name: Gathered(name) for name in instruments}
+        self._pause_s = FIRST_PAUSE_S
+        self._lost: dict[str, int] = {}
+        """Since when what came of a symbol is not in the database."""
+        self._holes: dict[str, set[int]] = {name: set() for name in instruments}
+        self.statistics: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._run, name="live", daemon=True)
+
+    # -- the collector's side ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._tap.wake = self._wake
+        self._thread.start()
+
+    async def stop(self, patience_s: float = 10.0) -> None:
+        """Write what is there and end; what takes longer is left to the next start."""
+        self._stopping = True
+        self._wake()
+        # The collector's loop goes on meanwhile: a piece of the journal may have been asked of it.
+        await asyncio.to_thread(self._thread.join, patience_s)
+
+    def status(self) -> dict[str, Any]:
+        """Return statistics, what waits, since when symbols' rows are not in the database, and books left to the assets."""
+        rows = self._rows + sum(books.rows for books in self._books.values())
+        waiting = {"rows_waiting": rows, "not_in_database": dict(self._lost)}
+        waiting["books_left"] = self.statistics["books_left"] + self._tap.books_left
+        return {**self.statistics, **self._tap.status(), **waiting, "checks": self._checks.told}
+
+    def _wake(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._awake.set)
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._live())
+        except Exception:
+            _log.exception("the live feed ended; the journal goes on, and the assets of the day bring what it holds")
+        finally:
+            self._loop.close()
+
+    async def _live(self) -> None:
+        streams = LiveStreams(self._url)
+        storing = asyncio.create_task(self._keep_storing())
+        making = asyncio.create_task(self._keep_making(streams))
+        try:
+            while not self._stopping and not (making.done() or storing.done()):
+                self._awake.clear()
+                if not await self._take(streams):
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._awake.wait(), LOOK_S)
+            if not making.done():
+                await self._drain(streams)
+        finally:
+            if not making.done():
+                await self._batches.put(None)
+            self._made_by(await asyncio.gather(making, return_exceptions=True))
+            self._made.set()
+            self._made_by(await asyncio.gather(storing, return_exceptions=True))
+            await streams.close()
+            await asyncio.to_thread(self._stack.close)
+
+    def _made_by(self, outcomes: list[Any]) -> None:
+        """Tell of a task that did not end by itself; the other one goes on to its end."""
+        for error in outcomes:
+            if isinstance(error, BaseException):
+                self.statistics["failed"] += 1
+                _log.error("the live feed ends; the assets of the day bring what it does not", exc_info=error)
+
+    async def _drain(self, streams: LiveStreams) -> None:
+        """Take the rest, as far as there is time for it; the next start goes on from there."""
+        until_s = time.monotonic() + DRAIN_S
+        while time.monotonic() < until_s:
+            took = await self._take(streams)
+            if not (took or self._unmade or self._asked_again or self._tap.behind() or self._lost):
+                break
+            await asyncio.sleep(0 if took else 0.02)
+
+    # -- from the tap to Redis ---------------------------------------------------------------------------------------
+
+    async def _take(self, streams: LiveStreams) -> bool:
+        """Tell what waits, and hand it on to what is made of it, which takes longer; return whether anything did."""
+        if self._unmade > MOST_BATCHES:
+            return False  # the tap keeps them, in bounded memory
+        pieces = [piece for symbol in self._tap.behind() if (piece := await self._piece(symbol)) is not None]
+        taken = [*pieces, *self._tap.take()]
+        events: dict[str, list[LiveEvent]] = {}
+        for batch in taken:
+            if isinstance(batch, Batch):
+                events.setdefault(batch.symbol, []).extend(self._told(batch))
+        await self._publish(streams, events)
+        self._unmade += len(taken)
+        for batch in taken:
+            await self._batches.put(batch)
+        return bool(taken)
+
+    async def _keep_making(self, streams: LiveStreams) -> None:
+        """Make what is made of batches, in order; those that have come together cost hardly more than one."""
+        ended = False
+        for instrument in list(self._instruments.values())[:1]:
+            await asyncio.to_thread(warm_up, instrument)
+        while not ended:
+            waiting = await self._worth_making()
+            ended = None in waiting
+            batches = [batch for batch in waiting if batch is not None]
+            for batch in joined(batches):
+                if isinstance(batch, BookBatch):
+                    await self._take_books(streams, batch)
+                else:
+                    await self._take_trades(streams, batch)
+            self._unmade -= len(batches)
+
+    async def _worth_making(self) -> list[Batch | BookBatch | None]:
+        """Wait for batches of which something can be made, as no bar closes before a second is over; not for long."""
+        waiting, worth, until_s = list[Batch | BookBatch | None](), False, 0.0
+        while not (worth and self._batches.empty()):
+            left_s = until_s - time.monotonic() if waiting else None
+            try:
+                batch = await asyncio.wait_for(self._batches.get(), left_s)
+            except TimeoutError:
+                break
+            until_s = until_s or time.monotonic() + LOOK_S
+            waiting.append(batch)
+            worth = self._begins_a_second(batch) or worth
+        return waiting
+
+    def _begins_a_second(self, batch: Batch | BookBatch | None) -> bool:
+        """Return whether more came than trades of a second that had begun."""
+        if not isinstance(batch, Batch) or isinstance(batch.trades, pl.DataFrame) or not batch.trades or batch.fills:
+            return True
+        second, before = batch.clock_ms // SECOND_MS, self._second.get(batch.symbol)
+        self._second[batch.symbol] = second
+        return second != before or any(trade.time_ms // SECOND_MS != second for trade in batch.trades)
+
+    async def _piece(self, symbol: str) -> Batch | None:
+        """Return the next piece of a symbol's journal, unless the database is not ready for it."""
+        if symbol in self._lost or self._rows > MOST_ROWS // 2 or self._batches.qsize() > FEW_BATCHES:
+            return None
+        reading = asyncio.run_coroutine_threadsafe(self._tap.piece(symbol), self._collector_loop)
+        return await asyncio.wrap_future(reading)
+
+    async def _take_trades(self, streams: LiveStreams, batch: Batch) -> None:
+        symbol, trades = batch.symbol, batch.frame
+        closed = await asyncio.to_thread(self._make, batch, trades)
+        await self._publish(streams, {symbol: _young(_closed_events(symbol, closed), batch.clock_ms)})
+        bars, gathered = self._bars[symbol], self._gathered[symbol]
+        gathered.add(TRADE, trades, batch.clock_ms)
+        for rows in closed:
+            gathered.add_closed(rows, batch.clock_ms)
+        gathered.prove(batch.ranges, bars.trades, bars.start_ms)
+        if symbol in self._lost or gathered.rows > MOST_ROWS:
+            self._lose(symbol)
+        first = not bars.prepared and self.stored() is not None
+        if first or any(rows.indicators is not None for rows in closed):
+            await asyncio.to_thread(bars.prepare)
+
+    async def _take_books(self, streams: LiveStreams, batch: BookBatch) -> None:
+        symbol, known = batch.symbol, pl.lit(batch.clock_ms, pl.Int64).alias("known_at_ms")
+        books = book_snapshots(batch.records, self._instruments[symbol]).with_columns(known)
+        seconds = self._seconds[symbol].take(batch.records).with_columns(known)
+        events = [*row_events("book", symbol, uncrossed(books)), *row_events("book:1s", symbol, seconds)]
+        await self._publish(streams, {symbol: events})
+        if self._books[symbol].rows < MOST_BOOKS:
+            self._books[symbol].add(BOOK_SNAPSHOT, books, batch.clock_ms)
+            self._books[symbol].add(BOOK_1S, seconds, batch.clock_ms)
+        else:
+            self.statistics["books_left"] += len(batch.records)
+
+    async def _publish(self, streams: LiveStreams, events: Mapping[str, Sequence[LiveEvent]]) -> None:
+        count = sum(map(len, events.values()))
+        if not count:
+            return
+        try:
+            await streams.publish(events)
+            self.statistics["told"] += count
+        except CacheUnavailable as error:
+            self.statistics["not_told"] += count
+            if self.statistics["not_told"] == count:
+                _log.warning("nothing is told live: %s", error.message)
+
+    def _told(self, batch: Batch) -> list[LiveEvent]:
+        """Return a batch's trades, and the holes that opened and were filled with it."""
+        if isinstance(batch.trades, pl.DataFrame):
+            events = row_events("trade", batch.symbol, batch.trades)
+        else:
+            events = trade_events(batch.symbol, batch.trades)
+        for fill in batch.fills:
+            if fill.hole:
+                values = (fill.first_id, fill.last_id, fill.waited_ms)
+                events.append(LiveEvent("repair", batch.symbol, batch.clock_ms, fill.first_id, values))
+        holes = {after.first_id - 1: before for before, after in pairwise(batch.ranges)}
+        for last_id in holes.keys() - self._holes[batch.symbol]:
+            first_id = holes[last_id].last_id + 1
+            events.append(LiveEvent("gap", batch.symbol, batch.clock_ms, first_id, (first_id, last_id)))
+        self._holes[batch.symbol] = set(holes)
+        return _young(events, batch.clock_ms)
+
+    # -- what is made of trades --------------------------------------------------------------------------------------
+
+    def _make(self, batch: Batch, trades: pl.DataFrame) -> list[Closed]:
+        """Return the bars that a batch closes."""
+        symbol = batch.symbol
+        proven = [(r.proven_from_ms, r.proven_until_ms) for r in batch.ranges]
+        bars = self._bars.get(symbol)
+        if bars is None:
+            since_ms = _begin_ms(batch, trades, self._claims[symbol]) if batch.since_ms is None else batch.since_ms
+            bars = self._bars[symbol] = LiveBars(self._instruments[symbol], since_ms, _Stored(self, symbol))
+        elif batch.since_ms is not None:
+            if bars.given_until_ms < batch.since_ms:  # trades of before had not closed their bars
+                self._read_again(symbol, bars.given_until_ms)
+            bars = self._bars[symbol] = bars.again_since(batch.since_ms)
+        elif (needed_ms := bars.needed_since(trades, proven)) is not None:
+            self._read_again(symbol, needed_ms)
+            return []
+        return bars.take(trades, proven, batch.clock_ms)
+
+    def _read_again(self, symbol: str, since_ms: int) -> None:
+        """Have the collector's journal read anew, as far as it reaches; what is older is the assets' affair."""
+        self.statistics["read_again"] += 1
+        since_ms = max(since_ms, self._tap.clock_ms - self._reach_ms)
+        self._asked_again += 1
+
+        def read_again() -> None:
+            self._tap.read_again(symbol, since_ms)
+            self._asked_again -= 1
+
+        self._collector_loop.call_soon_threadsafe(read_again)
+
+    # -- into the database -------------------------------------------------------------------------------------------
+
+    @property
+    def _rows(self) -> int:
+        return sum(gathered.rows for gathered in self._gathered.values())
+
+    def stored(self) -> MarketStore | None:
+        """Return the database where it answers."""
+        return None if self._lost else self._market
+
+    def unread(self, symbol: str) -> None:
+        """Note that bars were made without those that are stored."""
+        since_ms = self._bars[symbol].start_ms
+        self._lost[symbol] = min(self._lost.get(symbol, since_ms), since_ms)
+
+    async def _keep_storing(self) -> None:
+        """Write what gathers, until the last of it; no write is left in the middle."""
+        pause_s, last = STORE_S, False
+        while not last:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._made.wait(), pause_s)
+            pause_s, last = STORE_S, self._made.is_set()
+            try:
+                if self._market is None or self._lost:
+                    await asyncio.to_thread(self._reach)
+            except AWAY as error:
+                pause_s = self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+                _log.warning("the market database is away: %s; asked again in %.0f s", error, pause_s)
+            else:
+                self._pause_s = FIRST_PAUSE_S
+                await self._store()
+
+    def _reach(self) -> None:
+        """Open the database, or find that it answers again, and have read what is missing in it."""
+        if self._market is None:
+            self._market = self._stack.enter_context(self._open())
+            self._market.register(self._instruments.values())
+            for symbol, claims in self._claims.items():
+                done_ms = verified_until_ms(claims, self._market.trade_coverage(symbol))
+                if claims:
+                    self._lost[symbol] = max(done_ms, claims[-1].proven_until_ms - self._reach_ms)
+        self._market.fetch("SELECT 1")
+        lost, self._lost = self._lost, {}
+        for symbol, since_ms in lost.items():
+            self._read_again(symbol, since_ms)
+
+    async def _store(self) -> None:
+        """Write what has gathered."""
+        for symbol in self._instruments:
+            if self._market is None or self._lost:
+                self._lose(symbol)
+                continue
+            gathered, self._gathered[symbol] = self._gathered[symbol], Gathered(symbol)
+            if not await self._written(gathered, self._market):
+                self._note_lost(gathered)
+            books, self._books[symbol] = self._books[symbol], Gathered(symbol)
+            if not await self._written(books, self._market):
+                self._books[symbol] = books.joined(self._books[symbol])
+
+    async def _written(self, gathered: Gathered, market: MarketStore) -> bool:
+        """Write rows; return whether they are there, or were set aside."""
+        if gathered.empty:
+            return True
+        symbol, began_s = gathered.symbol, time.monotonic()
+        try:
+            claiming = symbol not in self._unproven
+            outcome = await asyncio.to_thread(gathered.write, market, self._checks, self._letters.write, claiming)
+        except AWAY as error:
+            _log.warning("%s: not written: %s: %s", symbol, type(error).__name__, error)
+            return False
+        self._note(symbol, outcome)
+        self.statistics["store_ms"] = round(1000 * (time.monotonic() - began_s))
+        return True
+
+    def _note(self, symbol: str, outcome: Outcome) -> None:
+        self.statistics["changed"] += outcome.changed
+        if outcome.aside:
+            self.statistics["refused"] += outcome.aside
+            _log.error("%s: %d rows are not stored, see 'trading replay --dry-run'", symbol, outcome.aside)
+        if outcome.trades_lack:
+            self._unproven.add(symbol)
+
+    def _lose(self, symbol: str) -> None:
+        """Let go of what has gathered of trades; it is read again from the journal. Books wait."""
+        self._note_lost(self._gathered[symbol])
+        self._gathered[symbol] = Gathered(symbol)
+
+    def _note_lost(self, gathered: Gathered) -> None:
+        if gathered.since_ms is not None:
+            known_ms = self._lost.get(gathered.symbol, gathered.since_ms)
+            self._lost[gathered.symbol] = min(known_ms, gathered.since_ms)
+
+
+class _Stored:
+    """The bars of one symbol in the database; while it is away there are none."""
+
+    def __init__(self, feed: LiveFeed, symbol: str) -> None:
+        self._feed, self._symbol = feed, symbol
+
+    def bars(self, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> pl.DataFrame:
+        return self._asked(lambda market: market.read(CANDLE, self._symbol, lo_ms, hi_ms, timeframe))
+
+    def with_history(self, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> pl.DataFrame:
+        return self._asked(lambda market: bars_with_history(market, self._symbol, timeframe, lo_ms, hi_ms))
+
+    def _asked(self, read: Callable[[MarketStore], pl.DataFrame]) -> pl.DataFrame:
+        market = self._feed.stored()
+        try:
+            if market is not None:
+                return read(market)
+        except AWAY as error:
+            _log.warning("%s: no stored bars: %s", self._symbol, error)
+        # What is made without them is told, and made anew with them.
+        self._feed.unread(self._symbol)
+        return empty_candles()
+
+
+def _begin_ms(batch: Batch, trades: pl.DataFrame, claims: Sequence[IdRange]) -> int:
+    """Return the moment from which on all trades come with or after a first batch; what was claimed before is read again."""
+    proven = [] if claims else [r.proven_from_ms for r in batch.ranges]
+    return min([batch.clock_ms, *trades["time_ms"].to_list(), *proven])
+
+
+def _closed_events(symbol: str, closed: Iterable[Closed]) -> list[LiveEvent]:
+    events = list[LiveEvent]()
+    for rows in closed:
+        events += row_events(f"bar:{rows.timeframe}", symbol, rows.bars)
+        if rows.indicators is not None:
+            events += row_events(f"indicator:{rows.timeframe}", symbol, rows.indicators)
+    return events
+
+
+def _young(events: list[LiveEvent], clock_ms: int) -> list[LiveEvent]:
+    """Return the events that a reader of the live stream may still want; older ones are in the database."""
+    return [event for event in events if event.time_ms > clock_ms - KEPT_MS]

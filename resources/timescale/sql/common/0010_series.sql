@@ -1,0 +1,79 @@
+-- Series of one second: bars, and books as they stood at the end of it.
+CREATE TABLE md.candle_1s (
+    symbol_id          smallint NOT NULL REFERENCES md.symbol,
+    open_time          timestamptz NOT NULL,
+    open               float8 NOT NULL,
+    high               float8 NOT NULL,
+    low                float8 NOT NULL,
+    close              float8 NOT NULL,
+    volume             float8 NOT NULL,
+    quote_volume       float8,
+    trade_count        bigint,
+    first_agg_trade_id bigint,
+    last_agg_trade_id  bigint,
+    source             text NOT NULL CHECK (source IN ('trades', 'kline', 'incomplete_trades', 'rollup')),
+    complete           boolean NOT NULL,
+    n_present          integer NOT NULL,
+    n_expected         integer NOT NULL,
+    known_at           timestamptz NOT NULL,
+    PRIMARY KEY (symbol_id, open_time),
+    -- NaN sorts above every number in PostgreSQL, so an upper bound refuses it together with Infinity.
+    CONSTRAINT candle_1s_in_range CHECK (
+        low > 0 AND low <= open AND low <= close AND high >= open AND high >= close AND high < 'Infinity'
+        AND volume >= 0 AND volume < 'Infinity'
+    )
+);
+CREATE TABLE md.candle_1s_revision (LIKE md.candle_1s, superseded_at timestamptz NOT NULL);
+CREATE INDEX candle_1s_revision_key ON md.candle_1s_revision (symbol_id, open_time);
+
+-- The best levels of a book after its newest change, as integers, which a columnstore makes small where floats stay as large as they
+-- are: the best price of a side in ticks, the steps from there to each further price, and lots. A row says in how many decimals it
+-- counts.
+CREATE TABLE md.book (
+    symbol_id         smallint NOT NULL REFERENCES md.symbol,
+    time              timestamptz NOT NULL,
+    last_update_id    bigint NOT NULL,
+    price_decimals    integer NOT NULL CHECK (price_decimals BETWEEN 0 AND 12),
+    quantity_decimals integer NOT NULL CHECK (quantity_decimals BETWEEN 0 AND 12),
+    best_bid          bigint CHECK (best_bid > 0),
+    best_ask          bigint CHECK (best_ask > 0),
+    bid_steps         bigint[] NOT NULL,
+    bid_lots          bigint[] NOT NULL,
+    ask_steps         bigint[] NOT NULL,
+    ask_lots          bigint[] NOT NULL,
+    known_at          timestamptz NOT NULL,
+    PRIMARY KEY (symbol_id, time),
+    CONSTRAINT book_in_step CHECK (
+        cardinality(bid_lots) = CASE WHEN best_bid IS NULL THEN 0 ELSE cardinality(bid_steps) + 1 END
+        AND cardinality(ask_lots) = CASE WHEN best_ask IS NULL THEN 0 ELSE cardinality(ask_steps) + 1 END
+    ),
+    CONSTRAINT book_not_crossed CHECK ((best_bid < best_ask) IS NOT FALSE)
+);
+CREATE TABLE md.book_revision (LIKE md.book, superseded_at timestamptz NOT NULL);
+CREATE INDEX book_revision_key ON md.book_revision (symbol_id, time);
+
+-- A row for each second at whose end the book is known; `snapshots` is 0 where it stands unchanged from before. Volumes are in
+-- the base coin over the best 20 levels, imbalances (bids - asks) / (bids + asks) over the best 1, 5 and 20.
+CREATE TABLE md.book_1s (
+    symbol_id    smallint NOT NULL REFERENCES md.symbol,
+    time         timestamptz NOT NULL,
+    best_bid     float8,
+    best_ask     float8,
+    mid_price    float8,
+    spread_bps   float8,
+    bid_volume   float8 NOT NULL,
+    ask_volume   float8 NOT NULL,
+    imbalance_1  float8 CHECK (imbalance_1 BETWEEN -1 AND 1),
+    imbalance_5  float8 CHECK (imbalance_5 BETWEEN -1 AND 1),
+    imbalance_20 float8 CHECK (imbalance_20 BETWEEN -1 AND 1),
+    snapshots    integer NOT NULL CHECK (snapshots >= 0),
+    known_at     timestamptz NOT NULL,
+    PRIMARY KEY (symbol_id, time),
+    CONSTRAINT book_1s_in_range CHECK (
+        (best_bid > 0 AND best_bid < 'Infinity') IS NOT FALSE AND (best_ask > 0 AND best_ask < 'Infinity') IS NOT FALSE
+        AND (best_bid < best_ask) IS NOT FALSE
+        AND bid_volume >= 0 AND bid_volume < 'Infinity' AND ask_volume >= 0 AND ask_volume < 'Infinity'
+    )
+);
+CREATE TABLE md.book_1s_revision (LIKE md.book_1s, superseded_at timestamptz NOT NULL);
+CREATE INDEX book_1s_revision_key ON md.book_1s_revision (symbol_id, time);

@@ -1,0 +1,116 @@
+-- One way to ask for bars on either backend: a stored bar, and where none is stored the database's own roll-up of the 1m bars.
+-- Conditions on symbol and time reach both sides of a union that DISTINCT ON makes a choice of; an anti-join's inner side, which
+-- gets none on the time, would be read from the first bar on.
+CREATE VIEW md.ohlcv_1s AS
+SELECT symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id, last_agg_trade_id,
+    source, complete, n_present, n_expected, known_at
+FROM md.candle_1s;
+
+CREATE VIEW md.ohlcv_1m AS
+SELECT symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id, last_agg_trade_id,
+    source, complete, n_present, n_expected, known_at
+FROM md.candle WHERE timeframe = '1m';
+
+CREATE VIEW md.ohlcv_3m AS
+SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
+    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
+FROM (
+    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '3m'
+    UNION ALL
+    SELECT 2, symbol_id, '3m', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
+        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
+    FROM md.rolled_up_3m
+) AS bar
+ORDER BY symbol_id, open_time, choice;
+
+CREATE VIEW md.ohlcv_5m AS
+SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
+    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
+FROM (
+    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '5m'
+    UNION ALL
+    SELECT 2, symbol_id, '5m', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
+        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
+    FROM md.rolled_up_5m
+) AS bar
+ORDER BY symbol_id, open_time, choice;
+
+CREATE VIEW md.ohlcv_15m AS
+SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
+    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
+FROM (
+    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '15m'
+    UNION ALL
+    SELECT 2, symbol_id, '15m', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
+        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
+    FROM md.rolled_up_15m
+) AS bar
+ORDER BY symbol_id, open_time, choice;
+
+CREATE VIEW md.ohlcv_1h AS
+SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
+    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
+FROM (
+    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '1h'
+    UNION ALL
+    SELECT 2, symbol_id, '1h', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
+        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
+    FROM md.rolled_up_1h
+) AS bar
+ORDER BY symbol_id, open_time, choice;
+
+CREATE VIEW md.ohlcv_4h AS
+SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
+    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
+FROM (
+    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '4h'
+    UNION ALL
+    SELECT 2, symbol_id, '4h', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
+        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
+    FROM md.rolled_up_4h
+) AS bar
+ORDER BY symbol_id, open_time, choice;
+
+CREATE VIEW md.ohlcv_1d AS
+SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
+    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
+FROM (
+    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '1d'
+    UNION ALL
+    SELECT 2, symbol_id, '1d', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
+        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
+    FROM md.rolled_up_1d
+) AS bar
+ORDER BY symbol_id, open_time, choice;
+
+-- Means over the seconds at whose end the book is known, in their order, so that both backends round alike; the last mid price.
+CREATE VIEW md.book_1m AS
+SELECT symbol_id, date_bin('1 minute', time, 'epoch') AS time, count(*)::integer AS seconds,
+    avg(spread_bps ORDER BY time) AS spread_bps, avg(imbalance_1 ORDER BY time) AS imbalance_1,
+    avg(imbalance_5 ORDER BY time) AS imbalance_5, avg(imbalance_20 ORDER BY time) AS imbalance_20,
+    (array_agg(mid_price ORDER BY time))[count(*)] AS mid_price, sum(snapshots)::integer AS snapshots,
+    max(known_at) AS known_at
+FROM md.book_1s GROUP BY symbol_id, date_bin('1 minute', time, 'epoch');
+
+-- The levels of books as floats, best first, price and quantity in step.
+CREATE FUNCTION md.prices(best bigint, steps bigint[], decimals integer) RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN best IS NULL THEN '{}' ELSE ARRAY(
+        SELECT (best + sum(step) OVER (ORDER BY level))::float8 / 10::float8 ^ decimals
+        FROM unnest(0 || steps) WITH ORDINALITY AS s(step, level) ORDER BY level
+    ) END
+$$;
+CREATE FUNCTION md.quantities(lots bigint[], decimals integer) RETURNS float8[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT ARRAY(SELECT lot / 10::float8 ^ decimals FROM unnest(lots) WITH ORDINALITY AS l(lot, level) ORDER BY level)
+$$;
+
+CREATE VIEW md.book_snapshot AS
+SELECT symbol_id, time, last_update_id, md.prices(best_bid, bid_steps, price_decimals) AS bid_price,
+    md.quantities(bid_lots, quantity_decimals) AS bid_quantity, md.prices(best_ask, ask_steps, price_decimals) AS ask_price,
+    md.quantities(ask_lots, quantity_decimals) AS ask_quantity, known_at
+FROM md.book;
+CREATE VIEW md.book_snapshot_revision AS
+SELECT symbol_id, time, last_update_id, md.prices(best_bid, bid_steps, price_decimals) AS bid_price,
+    md.quantities(bid_lots, quantity_decimals) AS bid_quantity, md.prices(best_ask, ask_steps, price_decimals) AS ask_price,
+    md.quantities(ask_lots, quantity_decimals) AS ask_quantity, known_at, superseded_at
+FROM md.book_revision;

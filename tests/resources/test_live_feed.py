@@ -1,0 +1,235 @@
+"""A day that was streamed is the day that is rebuilt from the journal, row for row."""
+
+import asyncio
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from resources import live_feed, live_tap
+from resources.binance import BinanceRest
+from resources.book_feed import BookFeed
+from resources.collector import Collector
+from resources.journal import TradeJournal
+from resources.live import LiveStreams
+from resources.live_feed import LiveFeed
+from resources.live_tap import BookBatch, LiveTap
+from resources.rebuild import compared
+from resources.simulator.clock import Clock
+from resources.simulator.faults import FaultPlan
+from resources.simulator.server import SimulatedExchange
+from resources.stores import Exchange
+from resources.timescale.dead_letters import DeadLetters
+from resources.timescale.loop import wait
+from resources.timescale.store import MarketStore
+from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, CANDLE, CANDLE_1S, INDICATOR, TRADE
+from tests.databases import beside
+from tests.resources.live_home import differing, rebuild, redis
+from tests.resources.simulated import Exchange as Served
+from tests.resources.simulated import exchange, synthetic
+from trading.market.book import BookSnapshot
+from trading.market.timeframe import DAY_MS, HOUR_MS, SECOND_MS
+from trading.market.trade import AggTrade, trades_frame
+from trading.stream.book_recorder import BookRecord
+from trading.stream.contiguity import IdRange
+
+SOAK = bool(os.environ.get("SOAK"))
+NAME = "BTCUSDT"
+MIDNIGHT = 1_760_000_040_000 // DAY_MS * DAY_MS + DAY_MS
+DAY = MIDNIGHT - DAY_MS
+BEGIN = MIDNIGHT - (24 if SOAK else 1) * HOUR_MS
+END = MIDNIGHT + HOUR_MS // 2 + 10 * SECOND_MS
+SPEED = 400.0 if SOAK else 1_800.0
+"""Fast, and yet every bar closes in a batch of its own or nearly so."""
+
+FAULTS = FaultPlan(seed=5, drop=0.01, duplicate=0.02, reorder=0.02, disconnect=0.0005)
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    with redis(tmp_path / "redis") as url:
+        yield url
+
+
+async def streamed(
+    journal: TradeJournal, trades: Served, books: Served, dsn: str, url: str, folder: Path
+) -> dict[str, object]:
+    """Collect the market with the live path beside, until both are done."""
+    rest, of_books = BinanceRest(trades.http), BinanceRest(books.http)
+    try:
+        instruments = await rest.instruments((NAME,), "sim")
+        tap = LiveTap(journal, instruments)
+        collector = Collector(journal, rest, trades.ws, instruments, {NAME: (BEGIN, END)}, tap=tap, clock_ms=BEGIN)
+        collector.beside(BookFeed(journal, of_books, books.ws, instruments, every_ms=1_000, tap=tap))
+        letters = DeadLetters(folder)
+        feed = LiveFeed(
+            tap, instruments, lambda: MarketStore(dsn, "sim"), url, journal.ledger, letters, reach_ms=DAY_MS
+        )
+        feed.start()
+        await collector.run()
+        await feed.stop(30)
+        return feed.status() | {"books": collector.status()["books"]}
+    finally:
+        await rest.close()
+        await of_books.close()
+
+
+@contextmanager
+def standing_at(moment_ms: int) -> Iterator[Exchange]:
+    """Yield the same market at a moment that does not pass."""
+    server = SimulatedExchange(synthetic(), Clock(moment_ms, moment_ms, math.inf))
+    asked = Exchange(f"http://127.0.0.1:{wait(server.start())}", "sim")
+    yield asked
+    asked.close()
+    wait(server.stop())
+
+
+async def close_for_a_while(market: MarketStore, dsn: str) -> None:
+    """Cut all connections to a database and let none in for a second."""
+    name = dsn.split("/")[3].partition("?")[0]
+    await asyncio.sleep(1.5)
+    await asyncio.to_thread(market.execute, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+    cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"
+    await asyncio.to_thread(market.fetch, cut, name)
+    await asyncio.sleep(1.0)
+    await asyncio.to_thread(market.execute, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+
+LAST_BAR = datetime.fromtimestamp(MIDNIGHT / 1000, UTC) - timedelta(minutes=3)
+SUPERSEDED = (
+    "SELECT count(*) AS rows, count(*) FILTER (WHERE superseded_at < known_at) AS backwards FROM md.{table}_revision"
+)
+CASES = {"holes": (FAULTS, False), "calm": (None, False), "a database that is away": (None, True)}
+
+
+@pytest.mark.timeout(1_800 if SOAK else 300)
+@pytest.mark.parametrize("case", CASES if SOAK else ["holes"])
+def test_a_streamed_day_is_the_rebuilt_one_in_every_table(
+    case: str, tmp_path: Path, market: MarketStore, redis_url: str
+) -> None:
+    faults, away = CASES[case]
+
+    async def play(dsn: str, journal: TradeJournal) -> dict[str, object]:
+        # Books come as fast as they are read, and without faults: each would cost them minutes, as time passes here.
+        async with (
+            exchange(synthetic(), BEGIN, END, SPEED, faults) as trades,
+            exchange(synthetic(), BEGIN, END) as books,
+        ):
+            closing = asyncio.create_task(close_for_a_while(market, dsn)) if away else None
+            status = await streamed(journal, trades, books, dsn, redis_url, tmp_path / "dead")
+            if closing is not None:
+                await closing
+            return status
+
+    instrument = synthetic()[0].instrument(NAME)
+    with (
+        beside(market) as live_dsn,
+        beside(market) as rebuilt_dsn,
+        MarketStore(live_dsn, "sim") as live,
+        MarketStore(rebuilt_dsn, "sim") as rebuilt,
+        TradeJournal.write(tmp_path / "journal") as journal,
+    ):
+        with standing_at(BEGIN) as asked:
+            rebuild(live, journal, asked, instrument, DAY, BEGIN)
+        status = asyncio.run(asyncio.wait_for(play(live_dsn, journal), 1_200 if SOAK else 280))
+        assert not status["not_in_database"] and not status.get("refused"), status
+        assert status["checks"]["checked"] and not status["checks"]["refused"], status
+        with standing_at(END) as asked:
+            assert rebuild(rebuilt, journal, asked, instrument, DAY, MIDNIGHT + DAY_MS) > 500
+            found = differing(live, rebuilt)
+            print(case, {relation: rows for relation, (rows, _) in found.items()}, status)
+            different = {relation: only for relation, (_, only) in found.items() if only}
+            print(*(f"{relation}: {row}" for relation, only in different.items() for row in only), sep="\n")
+            assert not different, list(different)
+            assert all(rows for rows, _ in found.values()), "each relation has rows"
+            for table in (CANDLE, CANDLE_1S, INDICATOR, BOOK_SNAPSHOT, BOOK_1S):
+                # A rebuild has nothing to correct; live, what a hole made of a bar is kept beside what became of it.
+                kept, none = (market.fetch(SUPERSEDED.format(table=table.name)) for market in (live, rebuilt))
+                assert none[0]["rows"] == 0, table.name
+                assert kept[0]["rows"] == 0 or case != "calm", table.name
+                assert kept[0]["backwards"] == 0, table.name
+            assert not [found for found in compared(live, journal, NAME, DAY) if found.differing]
+            live.execute("UPDATE md.candle SET high = high + 1 WHERE timeframe = '3m' AND open_time = $1", LAST_BAR)
+            (wrong,) = [found for found in compared(live, journal, NAME, DAY) if found.differing]
+            assert (wrong.asset, wrong.differing, wrong.first_ms) == ("candles_3m", 1, LAST_BAR.timestamp() * 1000)
+            live.execute("UPDATE md.candle SET high = high - 1 WHERE timeframe = '3m' AND open_time = $1", LAST_BAR)
+            assert rebuild(live, journal, asked, instrument, DAY, MIDNIGHT + DAY_MS) == 0, (
+                "assets find nothing to change"
+            )
+
+
+def test_a_trade_that_is_not_stored_is_counted_and_from_then_on_nothing_is_claimed(
+    tmp_path: Path, market: MarketStore
+) -> None:
+    instrument, began = synthetic()[0].instrument(NAME), MIDNIGHT
+
+    def trades(first: int, price: int) -> pl.DataFrame:
+        return trades_frame([AggTrade(n, price, 1, n, n, began + n, False) for n in range(first, first + 10)])
+
+    async def test(store: MarketStore, journal: TradeJournal) -> None:
+        tap, came = LiveTap(journal, [NAME]), trades(0, 5)
+        feed = LiveFeed(
+            tap,
+            {NAME: instrument},
+            lambda: store,
+            "redis://127.0.0.1:1",
+            lambda _: [],
+            DeadLetters(tmp_path / "dead"),
+        )
+        feed._loop.close()  # it is not started
+        feed._market = store
+        for frame in (came, trades(10, 0), trades(20, 5)):
+            came = pl.concat([came, frame]).unique("agg_trade_id", keep="first", maintain_order=True)
+            feed._gathered[NAME].add(TRADE, frame, began + 1_000)
+            feed._gathered[NAME].prove([IdRange(0, came["agg_trade_id"][-1], began, began + len(came))], came, began)
+            await feed._store()
+        status = feed.status()
+        assert (status["refused"], status["checks"]["refused"]) == (10, {"trade not_positive": 10})
+        assert store.trade_coverage(NAME) == [IdRange(0, 9, began, began + 10)]
+        assert store.counts(TRADE) == {"": 20}
+
+    with (
+        beside(market) as dsn,
+        MarketStore(dsn, "sim") as store,
+        TradeJournal.write(tmp_path / "journal") as journal,
+    ):
+        store.register([instrument])
+        asyncio.run(test(store, journal))
+
+
+def test_books_that_find_no_room_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_tap, "MOST_WAITING", 7)
+    monkeypatch.setattr(live_feed, "MOST_BOOKS", 5)
+    instrument = synthetic()[0].instrument(NAME)
+
+    def books(first: int, count: int) -> list[BookRecord]:
+        sides = np.array([[99, 5]]), np.array([[120, 5]])
+        return [BookRecord(True, BookSnapshot(BEGIN + SECOND_MS * n, n, *sides)) for n in range(first, first + count)]
+
+    async def test(journal: TradeJournal) -> None:
+        tap = LiveTap(journal, [NAME])
+        nowhere, letters = "redis://127.0.0.1:1", DeadLetters(tmp_path / "dead")
+        feed = LiveFeed(tap, {NAME: instrument}, lambda: MarketStore("", "sim"), nowhere, lambda _: [], letters)
+        feed._loop.close()  # it is not started
+        streams = LiveStreams(nowhere)
+        tap.books({NAME: books(0, 6)}, BEGIN)
+        for batch in tap.take():
+            assert isinstance(batch, BookBatch)
+            await feed._take_books(streams, batch)
+        assert feed.status()["books_left"] == 0
+        await feed._take_books(streams, BookBatch(NAME, books(6, 3), BEGIN))
+        assert feed.status()["books_left"] == 3
+        tap.books({NAME: books(9, 4)}, BEGIN)
+        tap.books({NAME: books(13, 4)}, BEGIN)
+        assert tap.take() == []
+        assert (feed.status()["books_left"], feed.status()["overflows"]) == (3 + 8, 1)
+        await streams.close()
+
+    with TradeJournal.write(tmp_path / "journal") as journal:
+        asyncio.run(test(journal))

@@ -1,0 +1,1 @@
+"""The unified provider: one question, live or historical, and one answer."""
