@@ -293,6 +293,7 @@ def test_recorded_trades_make_the_candles_that_another_program_made(tmp_path: Pa
     folder.mkdir(parents=True)
     (folder / "XRPETH.jsonl.gz").write_bytes(source.read_bytes())
     summary = trading(tmp_path / "home", "demo", "--recording", str(tmp_path / "recording"))
+    assert summary["status"] == 0, summary
     assert (summary["trades"], summary["trade_gaps"], summary["checks"]["failed"]) == (12_477, 0, 0)
     out = tmp_path / "candles.parquet"
     trading(tmp_path / "home", "export", "candles", "--symbol", "XRPETH", "--timeframe", "1m", "--out", str(out))

@@ -17,7 +17,7 @@ from tests.loopback import Asked, loopback
 from trading.market.identified import IdentifiedTrade
 from trading.market.instrument import Instrument
 from trading.stream import bybit
-from trading.stream.collector import CollectorCore
+from trading.stream.collector import DOUBTED, CollectorCore
 from trading.stream.repair import FOREVER_MS, Fetch
 
 NOW_MS = 1_760_000_040_000
@@ -87,6 +87,13 @@ def test_no_first_event_is_believed_that_lies_far_ahead_of_the_exchange_s_clock(
     core = CollectorCore(INSTRUMENTS, {}, {NAME: (NOW_MS, FOREVER_MS)}, lambda lo, _: lo, clock_ms=NOW_MS)
     core.received(1, [frame(1, FAR_MS)], 0.0)
     assert core.newest_ms == NOW_MS and not core.pending
+
+
+def test_more_doubtful_frames_than_are_remembered_are_kept_aside_and_the_collector_goes_on() -> None:
+    core = CollectorCore(INSTRUMENTS, {}, {NAME: (NOW_MS, FOREVER_MS)}, lambda lo, _: lo, clock_ms=NOW_MS)
+    core.received(1, [frame(number, FAR_MS) for number in range(2 * DOUBTED)], 0.0)
+    assert core.bad_frames == {"future_time": DOUBTED}
+    core.tick(600.0)
 
 
 def test_a_page_with_a_trade_far_ahead_of_the_exchange_s_clock_proves_nothing(tmp_path: Path) -> None:

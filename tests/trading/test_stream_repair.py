@@ -1,12 +1,14 @@
 """When the trades of a symbol are all there up to a moment."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trading.market.trade import AggTrade
 from trading.stream.contiguity import IdRange
-from trading.stream.repair import GRACE_S, PAGE, SETTLE_S, Fetch, SymbolStream
+from trading.stream.repair import GRACE_S, LONGEST_SILENCE_S, PAGE, SETTLE_S, SHORTEST_SILENCE_S, Fetch, SymbolStream
 
 
 def test_a_market_without_a_trade_lacks_none_at_the_moment_at_which_the_exchange_was_asked() -> None:
@@ -193,3 +195,16 @@ def test_before_the_beginning_is_known_trades_are_there_up_to_nowhere() -> None:
     assert stream.proven_until_ms == 0
     begin(stream, trades(0, 4))
     assert stream.proven_until_ms == 1_004
+
+
+def test_a_market_that_is_silent_for_a_month_is_asked_after_ever_more_rarely_and_never_given_up() -> None:
+    stream = SymbolStream("BTCUSDT", (), 1_000)
+    stream.heard(0.0)
+    looked_s = [0.0]
+    for now_s in range(30 * 86_400):
+        if stream.silent(now_s):
+            stream.look(now_s)
+            looked_s.append(now_s)
+    pauses = [after - before for before, after in pairwise(looked_s)]
+    assert pauses[0] == SHORTEST_SILENCE_S + 1 and pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_SILENCE_S + 1

@@ -39,6 +39,9 @@ RECENT: Final = 1024
 SILENCE: Final = 20.0
 """A stream is asked after when it has been silent for this many times its usual pause, and then ever more rarely."""
 
+MOST_PATIENCE: Final = 64
+"""Beyond it any silence is as long as the longest; a market may be silent for days."""
+
 
 class Fetch(msgspec.Struct, frozen=True):
     """One page of aggregate trades to be asked for, oldest first.
@@ -160,7 +163,7 @@ class SymbolStream:
 
     def look(self, now_s: float) -> None:
         """Ask the exchange soon whether there are trades behind the last one held."""
-        self._looked_s, self._patience = now_s, 2 * self._patience
+        self._looked_s, self._patience = now_s, min(2 * self._patience, MOST_PATIENCE)
         if not self._end_wanted:
             self._end_wanted, self._end_at_s, self._end = True, now_s, None
 
