@@ -89,11 +89,14 @@ def test_no_first_event_is_believed_that_lies_far_ahead_of_the_exchange_s_clock(
     assert core.newest_ms == NOW_MS and not core.pending
 
 
-def test_more_doubtful_frames_than_are_remembered_are_kept_aside_and_the_collector_goes_on() -> None:
+def test_doubtful_frames_of_any_number_are_kept_aside_and_the_collector_goes_on() -> None:
     core = CollectorCore(INSTRUMENTS, {}, {NAME: (NOW_MS, FOREVER_MS)}, lambda lo, _: lo, clock_ms=NOW_MS)
-    core.received(1, [frame(number, FAR_MS) for number in range(2 * DOUBTED)], 0.0)
-    assert core.bad_frames == {"future_time": DOUBTED}
-    core.tick(600.0)
+    for now_s in (0.0, 600.0, 1_200.0):
+        core.received(1, [frame(number, FAR_MS) for number in range(DOUBTED)], now_s)
+        core.tick(now_s)
+        for fetch in [command for command in core.commands() if isinstance(command, Fetch)]:
+            core.fetched(fetch, NOW_MS, [], now_s)
+    assert core.bad_frames == {"future_time": 3 * DOUBTED}
 
 
 def test_a_page_with_a_trade_far_ahead_of_the_exchange_s_clock_proves_nothing(tmp_path: Path) -> None:
