@@ -22,6 +22,7 @@ from trading.errors import TradingError
 from trading.market.timeframe import CANDLE_TIMEFRAMES, MINUTE_MS, Timeframe
 from trading.provider.cache import BARS, GRACE_MS, TABLES, WINDOW_MS, DataCacheManager
 from trading.provider.events import LiveEvent, frame_of
+from trading.provider.ports import Beginning
 from trading.provider.question import INDICATED
 
 WAIT_MS: Final = 500
@@ -124,7 +125,7 @@ class LiveFollower:
         """Take what is stored of a symbol, and say from when on the cache has everything."""
         now_ms = self.clock_ms
         try:
-            stored = await elsewhere(queries.together(lambda q: _stored(q, symbol, now_ms)))
+            stored, beginning = await elsewhere(queries.together(lambda q: _stored(q, symbol, now_ms)))
         except TradingError as error:
             _log.warning("what is stored of %s is not loaded: %s", symbol, error.message)
             return
@@ -138,6 +139,8 @@ class LiveFollower:
             if len(newer):
                 self.cache.put(table, symbol, newer.drop("told_ms"), timeframe)
             self.cache.covers(table, symbol, from_ms, timeframe)
+        if beginning is not None:
+            self.cache.begins(symbol, beginning)
 
     def _take(self, symbol: str, entry: str, events: Sequence[LiveEvent]) -> None:
         by_kind: dict[str, list[LiveEvent]] = {}
@@ -162,8 +165,8 @@ Stored = dict[tuple[str, Timeframe | None], tuple[pl.DataFrame, int]]
 """Rows of each table, and the moment from which on they are all there are."""
 
 
-async def _stored(queries: MarketQueries, symbol: str, now_ms: int) -> Stored:
-    """Return what the cache holds of a symbol as the database has it."""
+async def _stored(queries: MarketQueries, symbol: str, now_ms: int) -> tuple[Stored, Beginning | None]:
+    """Return what the cache holds of a symbol as the database has it, and where its history begins if it has begun."""
     window_ms, at = now_ms - WINDOW_MS - GRACE_MS, {"as_of_ms": now_ms}
     bars = await queries.query_multi_timeframe_ohlcv(symbol, CANDLE_TIMEFRAMES, now_ms, BARS, incomplete=True)
     # Those that are not stored but made change with their minutes, which nobody tells.
@@ -177,5 +180,11 @@ async def _stored(queries: MarketQueries, symbol: str, now_ms: int) -> Stored:
     seconds = await queries.query_ohlcv_data(symbol, Timeframe.S1, window_ms, incomplete=True, **at)
     found["candle_1s", None] = seconds, window_ms
     found["book_1s", None] = await queries.query_orderbook_aggregated(symbol, "1s", window_ms, **at), window_ms
-    found["book_snapshot", None] = await queries.query_orderbook_snapshots(symbol, window_ms, **at), window_ms
-    return found
+    books = await queries.query_orderbook_snapshots(symbol, window_ms, **at)
+    no_books = books.is_empty() and (await queries.query_orderbook_snapshots(symbol, limit=1, **at)).is_empty()
+    found["book_snapshot", None] = books, 0 if no_books else window_ms
+    first_ms = await queries.query_first(symbol)
+    if first_ms is None:
+        return found, None
+    before = {t: range(t.floor(now_ms) - BARS * t.ms, first_ms, t.ms) for t in CANDLE_TIMEFRAMES}
+    return found, Beginning(first_ms, await queries.query_empty(symbol, before), BARS)

@@ -1,5 +1,6 @@
 """The provider's other layers, the cache and the lake, against the same oracle."""
 
+import asyncio
 from functools import partial
 from itertools import count
 from typing import Any
@@ -13,6 +14,7 @@ from resources.backtest import BacktestReader
 from resources.data_provider import DataProvider
 from resources.lake import LakeReader, day_of
 from resources.lake_export import export_days
+from resources.live_follower import LiveFollower
 from resources.timescale.queries import MarketQueries
 from resources.timescale.store import MarketStore
 from tests.oracle import (
@@ -30,9 +32,11 @@ from tests.oracle import (
     put,
     register,
 )
-from trading.market.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, Timeframe
+from trading.market.instrument import Instrument
+from trading.market.timeframe import CANDLE_TIMEFRAMES, DAY_MS, HOUR_MS, MINUTE_MS, Timeframe
 from trading.provider.cache import DataCacheManager
 from trading.provider.provider import UnifiedDataProvider
+from trading.stream.contiguity import IdRange
 
 NUMBER = count()
 BARS = (Timeframe.M1, Timeframe.M3)
@@ -82,6 +86,79 @@ def test_now_is_answered_as_it_is_known_whatever_part_of_it_the_cache_has(
                 b for b in oracle.rows(series, now[0], now[0]) if b["complete"] and b["open_time"] >= now[0] - MINUTE_MS
             ]
             assert answer.context[name].to_dicts() == inside
+
+
+def loaded(market: MarketStore, symbol: str, now_ms: int) -> DataCacheManager:
+    """Return the cache of a follower that has loaded what is stored."""
+    follower = LiveFollower("redis://127.0.0.1:1", [symbol], market.queries())
+    follower.clock_ms = now_ms
+    asyncio.run(follower._load(symbol, market.queries()))
+    assert follower.cache.covered_from("book_snapshot", symbol) is not None
+    return follower.cache
+
+
+@given(st.data())
+@databases
+def test_what_was_loaded_of_a_young_history_is_answered_as_if_the_history_were_asked(
+    market: MarketStore, data: st.DataObject
+) -> None:
+    oracle = data.draw(histories(), "history")
+    symbol = f"Y{next(NUMBER)}USDT"
+    register(market, symbol)
+    for write in oracle.writes:
+        put(market, symbol, write)
+    if data.draw(st.booleans(), "proven"):
+        since = T0 - data.draw(st.integers(0, 20), "minutes before") * MINUTE_MS
+        market.set_trade_coverage(symbol, since // DAY_MS * DAY_MS, [IdRange(0, -1, since, T0 + HOUR_MS)])
+    now = (
+        oracle.writes[-1].recorded_ms + data.draw(st.integers(0, 6), "minutes later") * MINUTE_MS
+        if oracle.writes
+        else T0
+    )
+    cache = loaded(market, symbol, now)
+    for _ in range(4):
+        limit, incomplete = data.draw(st.integers(1, 20), "limit"), data.draw(st.booleans(), "incomplete")
+        question: Any = (symbol, None, 1, ["1s", *BARS, "5m", "1d"])
+        answers = [
+            DataProvider(UnifiedDataProvider(market.queries(), lambda: now, cache=of)).get_inference_data(
+                *question, limit=limit, incomplete=incomplete
+            )
+            for of in (None, cache)
+        ]
+        asked, ours = ({**answer.to_dict(), "sources": None} for answer in answers)
+        assert asked == ours
+
+
+def test_of_a_young_history_that_was_loaded_nobody_else_is_asked(market: MarketStore) -> None:
+    symbol, now = "YOUNGUSDT", T0 + HOUR_MS
+    register(market, symbol)
+    for timeframe in CANDLE_TIMEFRAMES:
+        opens = range(T0, now - timeframe.ms + 1, timeframe.ms)
+        if rows := {at: bar(at) for at in opens}:
+            put(market, symbol, Write(now, ("candle", timeframe), rows))
+    cache, nowhere = loaded(market, symbol, now), MarketQueries(None, "sim")  # type: ignore[arg-type]
+    provider = DataProvider(UnifiedDataProvider(nowhere, lambda: now, cache=cache))
+    nowhere._reader._known[symbol] = (0, Instrument("sim", symbol, "YOU", "USDT", 2, 5))
+    answer = provider.get_inference_data(symbol)
+    assert set(answer.sources.values()) == {"cache"}
+    assert [len(answer.ohlcv[timeframe]) for timeframe in CANDLE_TIMEFRAMES] == [60, 20, 12, 4, 1, 0, 0]
+    asked = DataProvider(UnifiedDataProvider(market.queries(), lambda: now)).get_inference_data(symbol)
+    assert asked.completeness == answer.completeness
+    with pytest.raises(TypeError):
+        provider.get_inference_data(symbol, limit=5_000)
+    cache.forget(symbol)
+    with pytest.raises(TypeError):
+        provider.get_inference_data(symbol)
+
+
+def test_seconds_of_before_the_first_minute_are_asked_for(market: MarketStore) -> None:
+    symbol, now = "SECONDSUSDT", T0 + HOUR_MS
+    register(market, symbol)
+    put(market, symbol, Write(now, SECOND, {T0: bar(T0)}))
+    put(market, symbol, Write(now, MINUTE, {now - MINUTE_MS: bar(now - MINUTE_MS)}))
+    provider = UnifiedDataProvider(market.queries(), lambda: now, cache=loaded(market, symbol, now))
+    seconds = DataProvider(provider).get_multi_timeframe_data(symbol, ["1s"], limit=5)[Timeframe.S1]
+    assert seconds["open_time"].to_list() == [T0]
 
 
 def test_a_cache_that_lacks_what_came_before_it_is_not_believed_to_have_the_last(market: MarketStore) -> None:

@@ -4,6 +4,9 @@ The cache lacks a row where nobody said that it has all of them from there on. A
 made of finer ones, which is not for the cache to know; so where one is absent, the history is asked.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trading.market.timeframe import MINUTE_MS, Timeframe
 from trading.provider.book_seconds import imbalances_at
 from trading.provider.frames import OrderBookDataFrame
@@ -18,10 +21,15 @@ class CachedSide:
     Args:
         cache: The newest of each symbol.
         question: What is asked.
+
+    Attributes:
+        beginning: Where the history begins, if that is known as far back as is asked.
     """
 
     def __init__(self, cache: Cache, question: Question) -> None:
         self._cache, self._question = cache, question
+        beginning = cache.beginning(question.symbol)
+        self.beginning = beginning if beginning is not None and question.limit <= beginning.bars else None
 
     def add_bars(self, parts: Parts) -> list[str]:
         """Add the bars that are there, and return the names of the parts of which some may be lacking."""
@@ -30,15 +38,35 @@ class CachedSide:
             name = f"ohlcv.{timeframe}"
             bars = self._cache.get_latest_ohlcv(question.symbol, timeframe, question.limit, question.as_of_ms)
             parts.add(name, bars if question.incomplete else whole(bars), "cache")
-            opens = parts.frames[name]["open_time"]
-            first_ms = int(opens[0]) if len(opens) == question.limit else None
-            start_ms, end_ms = question.window(timeframe)
-            holed = timeframe.ms > MINUTE_MS and first_ms != start_ms
-            if holed and first_ms == start_ms - timeframe.ms:
-                holed = not self._awaits(end_ms)
-            if first_ms is None or holed or not self._covers("candle", first_ms, timeframe):
+            opens = parts.frames[name]["open_time"].to_numpy()
+            lacks = self._lacks if timeframe.ms > MINUTE_MS else self._lacks_minutes
+            if lacks(timeframe, opens, len(bars)):
                 lacking.append(name)
         return lacking
+
+    def _lacks_minutes(self, timeframe: Timeframe, opens: NDArray[np.int64], held: int) -> bool:
+        """Tell whether the history may have a bar that is not among these, which nobody makes of finer ones."""
+        if len(opens) == self._question.limit:
+            return not self._covers("candle", int(opens[0]), timeframe)
+        first_ms = 0 if self.beginning is None or timeframe is Timeframe.S1 else self.beginning.first_ms
+        return held == self._question.limit or not self._covers("candle", first_ms, timeframe)
+
+    def _lacks(self, timeframe: Timeframe, opens: NDArray[np.int64], _held: int) -> bool:
+        """Tell whether the history may have one that is not among these, or make one."""
+        start_ms, end_ms = self._window(timeframe, timeframe.floor(self._question.as_of_ms))
+        last_ms = int(opens[-1]) + timeframe.ms if len(opens) else 0
+        if last_ms < end_ms and self._awaits(end_ms):
+            start_ms, end_ms = self._window(timeframe, end_ms - timeframe.ms)
+        there = len(opens) - int(np.searchsorted(opens, start_ms))
+        return there < (end_ms - start_ms) // timeframe.ms or not self._covers("candle", start_ms, timeframe)
+
+    def _window(self, timeframe: Timeframe, end_ms: int) -> tuple[int, int]:
+        """Return the range in which bars open that were asked for and end by a moment; before the first of all is none."""
+        start_ms = end_ms - self._question.limit * timeframe.ms
+        if self.beginning is not None:
+            of_first = timeframe.floor if self._question.incomplete else timeframe.ceil
+            start_ms = max(start_ms, min(end_ms, of_first(self.beginning.first_ms)))
+        return start_ms, end_ms
 
     def add_rest(self, parts: Parts) -> list[str]:
         """Add all but the bars, and return the names of the parts of which some may be lacking."""
@@ -48,11 +76,12 @@ class CachedSide:
             name = f"indicators.{timeframe}"
             rows = self._cache.get_latest_indicators(symbol, timeframe, question.limit, as_of_ms)
             parts.add(name, rows, "cache")
-            if len(rows) < question.limit or not self._covers("indicator", int(rows["open_time"][0]), timeframe):
+            first_ms = int(rows["open_time"][0]) if len(rows) == question.limit else 0
+            if not self._covers("indicator", first_ms, timeframe):
                 lacking.append(name)
         book = self._cache.get_latest_orderbook(symbol, as_of_ms)
         parts.add("book", book, "cache")
-        if book.is_empty() or not self._covers("book_snapshot", int(book["time_ms"][0])):
+        if not self._covers("book_snapshot", 0 if book.is_empty() else int(book["time_ms"][0])):
             lacking.append("book")
         seconds = self._cache.get_book_seconds(symbol, question.seconds_ms, as_of_ms)
         if seconds is not None and self._covers("book_1s", question.seconds_ms):

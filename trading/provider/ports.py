@@ -1,7 +1,7 @@
 """What a provider is built on: the newest of each symbol in memory, and what is stored."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import polars as pl
 
@@ -12,8 +12,26 @@ from trading.provider.frames import Aggregation, Source
 T = TypeVar("T")
 
 
+class Beginning(NamedTuple):
+    """Where the history of a symbol begins, so that what a young one lacks need not be looked for.
+
+    Attributes:
+        first_ms: When the first bar of any timeframe opens.
+        empty: Open times before it at which a bar is proven to hold no trade, by timeframe.
+        bars: How many bars of each timeframe, back from now, were looked at for these.
+    """
+
+    first_ms: int
+    empty: Mapping[Timeframe, Sequence[int]]
+    bars: int
+
+
 class Cache(Protocol):
     """The newest of each symbol, in memory; see `History` for what the frames hold."""
+
+    def beginning(self, symbol: str) -> Beginning | None:
+        """Return where the history of a symbol begins, or None where nobody says so."""
+        ...
 
     def covered_from(self, table: str, symbol: str, timeframe: Timeframe | None = None) -> int | None:
         """Return the moment (ms) from which on the cache has all rows of a table, or None where nobody says so."""
