@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection
@@ -109,32 +109,37 @@ class BookFeed:
         async with listening(self._url, self._binary) as socket:
             _log.info("the book stream is open")
             self._heard_s = dict.fromkeys(self._instruments, time.monotonic())
-            keeping = asyncio.create_task(self._keep(socket))
+            works = (self._keep_stored(), self._keep_in_step())
+            keeping = [asyncio.create_task(_closing(socket, work)) for work in works]
             try:
                 with contextlib.suppress(ConnectionClosedOK):
                     while True:
                         self._take(await socket.recv(decode=False))
             finally:
-                keeping.cancel()
-                (failure,) = await asyncio.gather(keeping, return_exceptions=True)
-            raise failure if isinstance(failure, Exception) else ConnectionError("the exchange closed the stream")
+                for task in keeping:
+                    task.cancel()
+                ended = await asyncio.gather(*keeping, return_exceptions=True)
+            failures = (failure for failure in ended if isinstance(failure, Exception))
+            raise next(failures, ConnectionError("the exchange closed the stream"))
 
-    async def _keep(self, socket: ClientConnection) -> None:
-        """Fetch what is needed and store what is recorded; a failure closes the connection."""
-        try:
-            while True:
-                for symbol, recorder in self._recorders.items():
-                    if recorder.sync.needs is not None and time.monotonic() >= self._not_before_s[symbol]:
-                        await self._fetch(symbol)
-                    elif time.monotonic() - self._heard_s[symbol] > SILENT_S:
-                        await self._compare(symbol)
-                self._store()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._awake.wait(), TURN_S)
-                self._awake.clear()
-                self._soon = False
-        finally:
-            await socket.close()
+    async def _keep_stored(self) -> None:
+        """Store what is recorded; no answer is waited for here, as an exchange may ban an address for days."""
+        while True:
+            self._store()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._awake.wait(), TURN_S)
+            self._awake.clear()
+            self._soon = False
+
+    async def _keep_in_step(self) -> None:
+        """Fetch the books that are needed, and compare the silent ones."""
+        while True:
+            for symbol, recorder in self._recorders.items():
+                if recorder.sync.needs is not None and time.monotonic() >= self._not_before_s[symbol]:
+                    await self._fetch(symbol)
+                elif time.monotonic() - self._heard_s[symbol] > SILENT_S:
+                    await self._compare(symbol)
+            await asyncio.sleep(TURN_S)
 
     def _binary(self, _frame: bytes) -> None:
         self.statistics["bad_unexpected_binary"] += 1
@@ -159,6 +164,7 @@ class BookFeed:
     async def _fetch(self, symbol: str) -> None:
         recorder = self._recorders[symbol]
         try:
+            await self._ask_clock()
             recorder.snapshot(await self._rest.depth(self._instruments[symbol], SNAPSHOT_LEVELS))
         except TradingError as error:
             _log.warning("%s: no snapshot of the book: %s", symbol, error)
@@ -169,6 +175,7 @@ class BookFeed:
     async def _compare(self, symbol: str) -> None:
         """Tell a quiet market from a stalled stream."""
         try:
+            await self._ask_clock()
             known = await self._rest.depth(self._instruments[symbol], 5)
         except TradingError:
             return
@@ -177,6 +184,10 @@ class BookFeed:
         if sync.needs is None and known.last_update_id > sync.last_update_id:
             raise StreamStalled(f"{symbol}: nothing for {SILENT_S:.0f} s, though its book has changed")
         self._heard_s[symbol] = time.monotonic()
+
+    async def _ask_clock(self) -> None:
+        """Follow the exchange's clock: after an outage or a silence the next diff lies far ahead of the one before it."""
+        self._newest_ms = max(self._newest_ms, await self._rest.server_time())
 
     def _store(self) -> None:
         arrived = {name: recorder.records for name, recorder in self._recorders.items() if recorder.records}
@@ -187,3 +198,11 @@ class BookFeed:
             for name, records in arrived.items():
                 self.statistics["records"] += len(records)
                 self._recorders[name].records = []
+
+
+async def _closing(socket: ClientConnection, work: Coroutine[Any, Any, None]) -> None:
+    """Do some work for a connection, and close it when that ends."""
+    try:
+        await work
+    finally:
+        await socket.close()
