@@ -107,6 +107,7 @@ class Collector:
         self._side = SideStreams(journal)
         self._connections: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._awake, self._stopping = asyncio.Event(), False
         self._heard_s = self._stored_s = self._looked_s = self._tidied_s = time.monotonic()
@@ -244,7 +245,8 @@ class Collector:
             self._tidy()
         if self._until_ms < FOREVER_MS and now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
-            await self._end()
+            if self._ending is None or self._ending.done():
+                self._ending = self._begin(self._end())  # not awaited: an exchange may ban an address for days
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._awake.wait(), TICK_S)
         self._awake.clear()

@@ -13,9 +13,13 @@ from resources.identity_journal import IdentityJournal
 from resources.journal import TradeJournal
 from resources.journal_entries import key_of
 from resources.rocksdb import JournalDamaged, control_socket
+from resources.simulator.faults import FaultPlan
+from resources.simulator.synthetic import SyntheticMarket
 from tests.loopback import Asked, loopback
+from tests.resources.simulated import exchange
 from trading.market.identified import IdentifiedTrade
 from trading.market.instrument import Instrument
+from trading.market.timeframe import DAY_MS, HOUR_MS
 from trading.stream import bybit
 from trading.stream.collector import DOUBTED, CollectorCore
 from trading.stream.repair import FOREVER_MS, Fetch
@@ -131,3 +135,27 @@ def test_a_list_with_a_trade_far_ahead_of_the_clock_bridges_nothing(tmp_path: Pa
         one.flush()
         assert one.status()["refused"] == 1
         assert journal.stretches(NAME) == []
+
+
+def test_a_collector_that_is_to_end_stores_and_stops_while_rest_answers_nobody(tmp_path: Path) -> None:
+    market, end_ms = SyntheticMarket(11, [NAME], trades_per_second=20), NOW_MS + HOUR_MS
+
+    async def collect(journal: TradeJournal) -> None:
+        async with exchange([market], NOW_MS, end_ms, speed=1.0) as one:
+            rest, wanted = BinanceRest(one.http), {NAME: (NOW_MS, end_ms)}
+            collector = Collector(journal, rest, one.ws, {NAME: market.instrument(NAME)}, wanted)
+            running = asyncio.create_task(collector.run())
+            async with asyncio.timeout(20):
+                while not collector.statistics["trades"]:
+                    await asyncio.sleep(0.05)
+                one.server.faults = FaultPlan(rest_418=1.0, retry_after_s=DAY_MS // 1000)
+                await asyncio.sleep(2)
+                before = collector.statistics["trades"]
+                while collector.statistics["trades"] == before:
+                    await asyncio.sleep(0.05)
+                collector.stop()
+                await running
+            await rest.close()
+
+    with TradeJournal.write(tmp_path / "journal") as journal:
+        asyncio.run(collect(journal))
