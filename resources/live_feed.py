@@ -43,6 +43,9 @@ STORE_S: Final = 1.0
 """How often rows go into the database, as each write has its price; Redis tells who wants to know at once."""
 
 LOOK_S: Final = 0.25
+SILENT_S: Final = 5.0
+"""How long nothing is told after Redis did not answer: one that accepts and is silent would hold up each batch by 2 s."""
+
 REACH_MS: Final = HOUR_MS
 MOST_ROWS: Final = 500_000
 """That wait for the database; more of them are read again from the journal when it is back."""
@@ -103,7 +106,7 @@ class LiveFeed:
         self._seconds = {name: BookSeconds(instrument) for name, instrument in instruments.items()}
         self._gathered = {name: Gathered(name) for name in instruments}
         self._books = {name: Gathered(name) for name in instruments}
-        self._pause_s = FIRST_PAUSE_S
+        self._pause_s, self._silent_until_s = FIRST_PAUSE_S, 0.0
         self._lost: dict[str, int] = {}
         """Since when what came of a symbol is not in the database."""
         self._holes: dict[str, set[int]] = {name: set() for name in instruments}
@@ -276,10 +279,14 @@ class LiveFeed:
         count = sum(map(len, events.values()))
         if not count:
             return
+        if time.monotonic() < self._silent_until_s:
+            self.statistics["not_told"] += count
+            return
         try:
             await streams.publish(events)
             self.statistics["told"] += count
         except CacheUnavailable as error:
+            self._silent_until_s = time.monotonic() + SILENT_S
             self.statistics["not_told"] += count
             if self.statistics["not_told"] == count:
                 _log.warning("nothing is told live: %s", error.message)

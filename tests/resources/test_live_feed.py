@@ -18,7 +18,7 @@ from resources.book_feed import BookFeed
 from resources.collector import Collector
 from resources.journal import TradeJournal
 from resources.live import LiveStreams
-from resources.live_feed import LiveFeed
+from resources.live_feed import SILENT_S, LiveFeed
 from resources.live_tap import BookBatch, LiveTap
 from resources.rebuild import compared
 from resources.simulator.clock import Clock
@@ -30,6 +30,7 @@ from resources.timescale.loop import wait
 from resources.timescale.store import MarketStore
 from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, CANDLE, CANDLE_1S, INDICATOR, TRADE
 from tests.databases import beside
+from tests.faults.proxy import Proxy, proxy
 from tests.resources.live_home import differing, rebuild, redis
 from tests.resources.simulated import Exchange as Served
 from tests.resources.simulated import exchange, synthetic
@@ -233,3 +234,44 @@ def test_books_that_find_no_room_are_counted(tmp_path: Path, monkeypatch: pytest
 
     with TradeJournal.write(tmp_path / "journal") as journal:
         asyncio.run(test(journal))
+
+
+def test_a_redis_that_accepts_and_is_silent_keeps_nothing_from_the_database(
+    tmp_path: Path, market: MarketStore, redis_url: str
+) -> None:
+    instrument, count = synthetic()[0].instrument(NAME), 40
+
+    def book(n: int) -> BookRecord:
+        sides = np.array([[99, 5]]), np.array([[120, 5]])
+        return BookRecord(True, BookSnapshot(BEGIN + SECOND_MS * n, n, *sides))
+
+    async def test(dsn: str, journal: TradeJournal, way: Proxy, store: MarketStore) -> dict[str, object]:
+        tap, url = LiveTap(journal, [NAME]), f"redis://127.0.0.1:{way.port}"
+        letters = DeadLetters(tmp_path / "dead")
+        feed = LiveFeed(tap, {NAME: instrument}, lambda: MarketStore(dsn, "sim"), url, lambda _: [], letters)
+        feed.start()
+        try:
+            for n in range(count):
+                tap.books({NAME: [book(n)]}, BEGIN + SECOND_MS * n)
+            async with asyncio.timeout(20):
+                while store.counts(BOOK_SNAPSHOT) != {"": count}:
+                    await asyncio.sleep(0.1)
+            way.healthy()
+            n = count
+            async with asyncio.timeout(2 * SILENT_S):
+                while not feed.statistics["told"]:
+                    tap.books({NAME: [book(n := n + 1)]}, BEGIN + SECOND_MS * n)
+                    await asyncio.sleep(0.1)
+        finally:
+            await feed.stop(30)
+        return feed.status()
+
+    with (
+        beside(market) as dsn,
+        MarketStore(dsn, "sim") as store,
+        TradeJournal.write(tmp_path / "journal") as journal,
+        proxy(Path(redis_url.removeprefix("unix://"))) as way,
+    ):
+        store.register([instrument])
+        way.half_open()
+        print(asyncio.run(test(dsn, journal, way, store)))
