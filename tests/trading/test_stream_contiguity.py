@@ -1,5 +1,6 @@
 from itertools import pairwise
 from random import Random
+from time import perf_counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -191,3 +192,17 @@ def test_gaps_are_the_moments_that_nothing_proves(lo_ms: int, length: int, piece
     found = gaps(lo_ms, lo_ms + length, proven)
     assert moments(found) == set(range(lo_ms, lo_ms + length)) - moments(proven)
     assert all(from_ms < until_ms for from_ms, until_ms in found)
+
+
+def test_a_new_trade_costs_as_much_behind_many_holes_as_behind_none() -> None:
+    """While REST refuses for a day, holes pile up by the thousand."""
+
+    def seconds(ledger: Ledger) -> float:
+        started = perf_counter()
+        for number in range(ledger.next_id or 0, (ledger.next_id or 0) + 1_000):
+            assert not ledger.holds(number)
+            ledger.take(trade(number))
+        return perf_counter() - started
+
+    full_of_holes = Ledger(IdRange(n, n, SINCE_MS, SINCE_MS) for n in range(FIRST, FIRST + 60_000, 3))
+    assert min(seconds(full_of_holes) for _ in range(3)) < 20 * min(seconds(opened()) for _ in range(3))

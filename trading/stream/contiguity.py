@@ -61,7 +61,11 @@ class Ledger:
 
     def holds(self, agg_trade_id: int) -> bool:
         """Return whether an id is held."""
-        return any(r.first_id <= agg_trade_id <= r.last_id for r in reversed(self.ranges))
+        # A new trade is behind the last range, and the others need not be looked at: there may be very many.
+        for held in reversed(self.ranges):
+            if held.first_id <= agg_trade_id:
+                return agg_trade_id <= held.last_id
+        return False
 
     def take(self, trade: AggTrade) -> None:
         """Hold one more trade; ranges that it joins become one."""
