@@ -2,10 +2,13 @@
 
 A projection for whoever wants to know at once; the journal and the database are the truth. Entries go after some minutes of
 event time, streams that nobody writes to a while later, and a reader that comes back for an entry that went finds it in the
-database.
+database. While Redis is away what is to be told waits, so that who reads the streams misses nothing.
 """
 
+import asyncio
+import logging
 import time
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -24,6 +27,17 @@ PREFIX: Final = "trading:live:"
 FIELD: Final = b"e"
 ENTRIES: Final = 256
 BACK: Final = 64
+
+AGAIN_S: Final = 10.0
+"""What was told so long before Redis went away is told again; it may be gone with it."""
+
+MOST_WAITING: Final = 100_000
+"""Events that wait for Redis, of a minute or two, in 30 MiB."""
+
+SPARED: Final = 2.0
+"""A Redis that is silent until patience ends would hold up its caller each time; it is left alone for so many times that."""
+
+_log = logging.getLogger(__name__)
 
 Arrived = tuple[str, str, list[LiveEvent]]
 """Symbol, id of the entry, events."""
@@ -44,8 +58,8 @@ class LiveStreams:
         self._kept_ms: dict[str, int] = {}
         """When it was last said of a stream how long it is to stay."""
 
-    async def publish(self, events: Mapping[str, Sequence[LiveEvent]]) -> None:
-        """Tell events by symbol, at once.
+    async def publish(self, *batches: Mapping[str, Sequence[LiveEvent]]) -> None:
+        """Tell events by symbol, at once, an entry for each batch.
 
         Raises:
             CacheUnavailable: Redis does not answer; what was to be told may have been, or not.
@@ -54,14 +68,25 @@ class LiveStreams:
             now_ms = int(time.time() * 1000)
             oldest_ms = now_ms - KEPT_MS
             pipe, fresh = self._client.pipeline(transaction=False), dict[str, int]()
-            for symbol, told in events.items():
+            for symbol, told in (item for events in batches for item in events.items()):
                 if told:
                     pipe.xadd(PREFIX + symbol, {FIELD: packed(told)}, minid=str(oldest_ms), approximate=True)
-                    if now_ms - self._kept_ms.get(symbol, 0) > MINUTE_MS:
+                    if symbol not in fresh and now_ms - self._kept_ms.get(symbol, 0) > MINUTE_MS:
                         pipe.pexpire(PREFIX + symbol, 2 * KEPT_MS)
                         fresh[symbol] = now_ms
             await pipe.execute()
             self._kept_ms |= fresh
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from None
+
+    async def ping(self) -> None:
+        """Return when Redis answers.
+
+        Raises:
+            CacheUnavailable: It does not.
+        """
+        try:
+            await self._client.ping()
         except (RedisError, OSError) as error:
             raise _unavailable(error) from None
 
@@ -103,6 +128,85 @@ class LiveStreams:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+_Batch = Mapping[str, Sequence[LiveEvent]]
+
+
+class Teller:
+    """Tells events in their order, some of them twice and none of them never, however long Redis is away.
+
+    What could not be told waits, and what was told shortly before is told again, as it may be gone. Instead of what finds no
+    room `missed` is told, upon which a reader turns to the database.
+
+    Args:
+        streams: Where.
+        statistics: Counts what was `told`, what of it was told `late` or again, and what found no room and was `not_told`.
+    """
+
+    def __init__(self, streams: LiveStreams, statistics: Counter[str]) -> None:
+        self._streams, self._statistics = streams, statistics
+        self._waiting, self._told = deque[_Batch](), deque[tuple[float, _Batch]]()
+        self._missed: dict[str, LiveEvent] = {}
+        self._failed, self._not_before_s = False, 0.0
+        self._telling = asyncio.Lock()
+
+    async def tell(self, events: Mapping[str, Sequence[LiveEvent]]) -> None:
+        """Tell events by symbol, with all that waits, or let them wait."""
+        if any(events.values()):
+            self._waiting.append(events)
+        async with self._telling:
+            now_s = time.monotonic()
+            if not self._waiting or now_s < self._not_before_s:
+                return
+            self._make_room()
+            waiting = list(self._waiting)
+            missed = {symbol: [event] for symbol, event in self._missed.items()}
+            try:
+                if self._failed:
+                    await self._streams.ping()  # costs less than to put much together in vain
+                await self._streams.publish(missed, *waiting)
+            except CacheUnavailable as error:
+                self._fail(error, now_s)
+                return
+            count = sum(map(_count, waiting))
+            self._statistics["told"] += count
+            self._statistics["late"] += count if self._failed else 0
+            self._failed = False
+            self._missed.clear()
+            for _ in waiting:
+                self._told.append((now_s, self._waiting.popleft()))
+            while self._told and self._told[0][0] < now_s - AGAIN_S:
+                self._told.popleft()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._streams.close()
+
+    def _fail(self, error: CacheUnavailable, began_s: float) -> None:
+        now_s = time.monotonic()
+        self._not_before_s = now_s + SPARED * (now_s - began_s)
+        self._waiting.extendleft(batch for _, batch in reversed(self._told))
+        self._told.clear()
+        if not self._failed:
+            _log.warning("what is new waits to be told: %s", error.message)
+        self._failed = True
+
+    def _make_room(self) -> None:
+        """Give up what has waited longest, where there is too much."""
+        count = sum(map(_count, self._waiting))
+        while count > MOST_WAITING:
+            batch = self._waiting.popleft()
+            count -= _count(batch)
+            self._statistics["not_told"] += _count(batch)
+            for symbol, given_up in batch.items():
+                if given_up:
+                    newest_ms = max(event.time_ms for event in given_up)
+                    self._missed[symbol] = LiveEvent("missed", symbol, newest_ms, newest_ms, ())
+
+
+def _count(batch: _Batch) -> int:
+    return sum(map(len, batch.values()))
 
 
 def entry_ms(entry: str) -> int:

@@ -19,10 +19,9 @@ from typing import Any, Final
 import asyncpg
 import polars as pl
 
-from resources.live import KEPT_MS, LiveStreams
+from resources.live import KEPT_MS, LiveStreams, Teller
 from resources.live_store import Gathered, Outcome
 from resources.live_tap import Batch, BookBatch, LiveTap, joined
-from resources.redis import CacheUnavailable
 from resources.retention import verified_until_ms
 from resources.timescale.dead_letters import DeadLetters
 from resources.timescale.history import bars_with_history
@@ -43,9 +42,6 @@ STORE_S: Final = 1.0
 """How often rows go into the database, as each write has its price; Redis tells who wants to know at once."""
 
 LOOK_S: Final = 0.25
-SILENT_S: Final = 5.0
-"""How long nothing is told after Redis did not answer: one that accepts and is silent would hold up each batch by 2 s."""
-
 REACH_MS: Final = HOUR_MS
 MOST_ROWS: Final = 500_000
 """That wait for the database; more of them are read again from the journal when it is back."""
@@ -106,7 +102,7 @@ class LiveFeed:
         self._seconds = {name: BookSeconds(instrument) for name, instrument in instruments.items()}
         self._gathered = {name: Gathered(name) for name in instruments}
         self._books = {name: Gathered(name) for name in instruments}
-        self._pause_s, self._silent_until_s = FIRST_PAUSE_S, 0.0
+        self._pause_s = FIRST_PAUSE_S
         self._lost: dict[str, int] = {}
         """Since when what came of a symbol is not in the database."""
         self._holes: dict[str, set[int]] = {name: set() for name in instruments}
@@ -149,24 +145,24 @@ class LiveFeed:
             self._loop.close()
 
     async def _live(self) -> None:
-        streams = LiveStreams(self._url)
+        teller = Teller(LiveStreams(self._url), self.statistics)
         storing = asyncio.create_task(self._keep_storing())
-        making = asyncio.create_task(self._keep_making(streams))
+        making = asyncio.create_task(self._keep_making(teller))
         try:
             while not self._stopping and not (making.done() or storing.done()):
                 self._awake.clear()
-                if not await self._take(streams):
+                if not await self._take(teller):
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._awake.wait(), LOOK_S)
             if not making.done():
-                await self._drain(streams)
+                await self._drain(teller)
         finally:
             if not making.done():
                 await self._batches.put(None)
             self._made_by(await asyncio.gather(making, return_exceptions=True))
             self._made.set()
             self._made_by(await asyncio.gather(storing, return_exceptions=True))
-            await streams.close()
+            await teller.close()
             await asyncio.to_thread(self._stack.close)
 
     def _made_by(self, outcomes: list[Any]) -> None:
@@ -176,18 +172,18 @@ class LiveFeed:
                 self.statistics["failed"] += 1
                 _log.error("the live feed ends; the assets of the day bring what it does not", exc_info=error)
 
-    async def _drain(self, streams: LiveStreams) -> None:
+    async def _drain(self, teller: Teller) -> None:
         """Take the rest, as far as there is time for it; the next start goes on from there."""
         until_s = time.monotonic() + DRAIN_S
         while time.monotonic() < until_s:
-            took = await self._take(streams)
+            took = await self._take(teller)
             if not (took or self._unmade or self._asked_again or self._tap.behind() or self._lost):
                 break
             await asyncio.sleep(0 if took else 0.02)
 
     # -- from the tap to Redis ---------------------------------------------------------------------------------------
 
-    async def _take(self, streams: LiveStreams) -> bool:
+    async def _take(self, teller: Teller) -> bool:
         """Tell what waits, and hand it on to what is made of it, which takes longer; return whether anything did."""
         if self._unmade > MOST_BATCHES:
             return False  # the tap keeps them, in bounded memory
@@ -197,13 +193,13 @@ class LiveFeed:
         for batch in taken:
             if isinstance(batch, Batch):
                 events.setdefault(batch.symbol, []).extend(self._told(batch))
-        await self._publish(streams, events)
+        await teller.tell(events)
         self._unmade += len(taken)
         for batch in taken:
             await self._batches.put(batch)
         return bool(taken)
 
-    async def _keep_making(self, streams: LiveStreams) -> None:
+    async def _keep_making(self, teller: Teller) -> None:
         """Make what is made of batches, in order; those that have come together cost hardly more than one."""
         ended = False
         for instrument in list(self._instruments.values())[:1]:
@@ -214,9 +210,9 @@ class LiveFeed:
             batches = [batch for batch in waiting if batch is not None]
             for batch in joined(batches):
                 if isinstance(batch, BookBatch):
-                    await self._take_books(streams, batch)
+                    await self._take_books(teller, batch)
                 else:
-                    await self._take_trades(streams, batch)
+                    await self._take_trades(teller, batch)
             self._unmade -= len(batches)
 
     async def _worth_making(self) -> list[Batch | BookBatch | None]:
@@ -248,10 +244,10 @@ class LiveFeed:
         reading = asyncio.run_coroutine_threadsafe(self._tap.piece(symbol), self._collector_loop)
         return await asyncio.wrap_future(reading)
 
-    async def _take_trades(self, streams: LiveStreams, batch: Batch) -> None:
+    async def _take_trades(self, teller: Teller, batch: Batch) -> None:
         symbol, trades = batch.symbol, batch.frame
         closed = await asyncio.to_thread(self._make, batch, trades)
-        await self._publish(streams, {symbol: _young(_closed_events(symbol, closed), batch.clock_ms)})
+        await teller.tell({symbol: _young(_closed_events(symbol, closed), batch.clock_ms)})
         bars, gathered = self._bars[symbol], self._gathered[symbol]
         gathered.add(TRADE, trades, batch.clock_ms)
         for rows in closed:
@@ -263,33 +259,17 @@ class LiveFeed:
         if first or any(rows.indicators is not None for rows in closed):
             await asyncio.to_thread(bars.prepare)
 
-    async def _take_books(self, streams: LiveStreams, batch: BookBatch) -> None:
+    async def _take_books(self, teller: Teller, batch: BookBatch) -> None:
         symbol, known = batch.symbol, pl.lit(batch.clock_ms, pl.Int64).alias("known_at_ms")
         books = book_snapshots(batch.records, self._instruments[symbol]).with_columns(known)
         seconds = self._seconds[symbol].take(batch.records).with_columns(known)
         events = [*row_events("book", symbol, uncrossed(books)), *row_events("book:1s", symbol, seconds)]
-        await self._publish(streams, {symbol: events})
+        await teller.tell({symbol: events})
         if self._books[symbol].rows < MOST_BOOKS:
             self._books[symbol].add(BOOK_SNAPSHOT, books, batch.clock_ms)
             self._books[symbol].add(BOOK_1S, seconds, batch.clock_ms)
         else:
             self.statistics["books_left"] += len(batch.records)
-
-    async def _publish(self, streams: LiveStreams, events: Mapping[str, Sequence[LiveEvent]]) -> None:
-        count = sum(map(len, events.values()))
-        if not count:
-            return
-        if time.monotonic() < self._silent_until_s:
-            self.statistics["not_told"] += count
-            return
-        try:
-            await streams.publish(events)
-            self.statistics["told"] += count
-        except CacheUnavailable as error:
-            self._silent_until_s = time.monotonic() + SILENT_S
-            self.statistics["not_told"] += count
-            if self.statistics["not_told"] == count:
-                _log.warning("nothing is told live: %s", error.message)
 
     def _told(self, batch: Batch) -> list[LiveEvent]:
         """Return a batch's trades, and the holes that opened and were filled with it."""

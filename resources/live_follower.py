@@ -59,7 +59,7 @@ class LiveFollower:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url, self._after = url, dict.fromkeys(symbols, "0")
-        self._queries, self._loaded_s = queries, dict.fromkeys(self._after, 0.0)
+        self._queries, self._load_at_s = queries, dict.fromkeys(self._after, 0.0)
         self._loading: dict[str, asyncio.Task[None]] = {}
         self.clock_ms = self._present_ms = 0
         self._monotonic, self._began_s, self._heard_s = monotonic, 0.0, 0.0
@@ -99,10 +99,8 @@ class LiveFollower:
                 await asyncio.sleep(PAUSE_S)
                 continue
             if time.monotonic() - answered_s > FORGET_S:
-                for loading in self._loading.values():
-                    loading.cancel()
                 for symbol in self._after:
-                    self.cache.forget(symbol)
+                    self._forget(symbol, load_at_s=0.0)
             answered_s = time.monotonic()
             for symbol, entry, events in arrived:
                 self._after[symbol] = entry
@@ -114,12 +112,17 @@ class LiveFollower:
 
     def _begin_to_load(self, symbol: str) -> None:
         """Load a symbol once in a while, beside what goes on being told."""
-        loading = self._loading.get(symbol)
-        if self._queries is None or not (loading is None or loading.done()):
-            return
-        if loading is None or loading.cancelled() or time.monotonic() - self._loaded_s[symbol] >= LOAD_S:
-            self._loaded_s[symbol] = time.monotonic()
+        loading, now_s = self._loading.get(symbol), time.monotonic()
+        if self._queries is not None and now_s >= self._load_at_s[symbol] and (loading is None or loading.done()):
+            self._load_at_s[symbol] = now_s + LOAD_S
             self._loading[symbol] = asyncio.create_task(self._load(symbol, self._queries))
+
+    def _forget(self, symbol: str, load_at_s: float) -> None:
+        """Leave the answers to the history, until it is loaded again."""
+        if symbol in self._loading:
+            self._loading[symbol].cancel()
+        self._load_at_s[symbol] = load_at_s
+        self.cache.forget(symbol)
 
     async def _load(self, symbol: str, queries: MarketQueries) -> None:
         """Take what is stored of a symbol, and say from when on the cache has everything."""
@@ -146,6 +149,9 @@ class LiveFollower:
         by_kind: dict[str, list[LiveEvent]] = {}
         for event in events:
             by_kind.setdefault(event.kind, []).append(event)
+        if "missed" in by_kind:
+            # The database gets it in a second, or when it is back.
+            self._forget(symbol, load_at_s=time.monotonic() + LOAD_S)
         for kind, told in by_kind.items():
             name, _, of = kind.partition(":")
             timeframe = Timeframe(of) if name in ("bar", "indicator") else None

@@ -97,17 +97,26 @@ class Subscription:
             CacheUnavailable: Redis does not answer.
             UnknownInstrument: A symbol is not in the database.
         """
-        async for page in self._history():
-            for event in self._seam.take(page, time.monotonic()):
+        while True:
+            async for page in self._history():
+                for event in self._seam.take(page, time.monotonic()):
+                    yield self._deliver(event)
+            async for event in self._live():
                 yield self._deliver(event)
+            await asyncio.sleep(LOOK_S)
+
+    async def _live(self) -> AsyncIterator[LiveEvent]:
+        """Yield what is told from where history ends on, until something was missed that history does not hold."""
         after = {symbol: await self._streams.before(symbol, self._reached_ms - OVERLAP_MS) for symbol in self._symbols}
         while True:
             arrived = await self._streams.read(after, WAIT_MS)
             events = [event for _, _, told in arrived for event in told if event.time_ms >= self._since_ms]
+            if any(event.kind == "missed" and event.time_ms >= self._reached_ms for event in events):
+                return
             for event in self._seam.take(events, time.monotonic()):
-                yield self._deliver(event)
+                yield event
             for event in await self._looked_for():
-                yield self._deliver(event)
+                yield event
             for symbol, entry, _ in arrived:
                 after[symbol] = entry
             await self._keep_up({symbol: entry for symbol, entry, _ in arrived})

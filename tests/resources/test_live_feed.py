@@ -17,8 +17,8 @@ from resources.binance import BinanceRest
 from resources.book_feed import BookFeed
 from resources.collector import Collector
 from resources.journal import TradeJournal
-from resources.live import LiveStreams
-from resources.live_feed import SILENT_S, LiveFeed
+from resources.live import LiveStreams, Teller
+from resources.live_feed import LiveFeed
 from resources.live_tap import BookBatch, LiveTap
 from resources.rebuild import compared
 from resources.simulator.clock import Clock
@@ -218,19 +218,19 @@ def test_books_that_find_no_room_are_counted(tmp_path: Path, monkeypatch: pytest
         nowhere, letters = "redis://127.0.0.1:1", DeadLetters(tmp_path / "dead")
         feed = LiveFeed(tap, {NAME: instrument}, lambda: MarketStore("", "sim"), nowhere, lambda _: [], letters)
         feed._loop.close()  # it is not started
-        streams = LiveStreams(nowhere)
+        teller = Teller(LiveStreams(nowhere), feed.statistics)
         tap.books({NAME: books(0, 6)}, BEGIN)
         for batch in tap.take():
             assert isinstance(batch, BookBatch)
-            await feed._take_books(streams, batch)
+            await feed._take_books(teller, batch)
         assert feed.status()["books_left"] == 0
-        await feed._take_books(streams, BookBatch(NAME, books(6, 3), BEGIN))
+        await feed._take_books(teller, BookBatch(NAME, books(6, 3), BEGIN))
         assert feed.status()["books_left"] == 3
         tap.books({NAME: books(9, 4)}, BEGIN)
         tap.books({NAME: books(13, 4)}, BEGIN)
         assert tap.take() == []
         assert (feed.status()["books_left"], feed.status()["overflows"]) == (3 + 8, 1)
-        await streams.close()
+        await teller.close()
 
     with TradeJournal.write(tmp_path / "journal") as journal:
         asyncio.run(test(journal))
@@ -258,7 +258,7 @@ def test_a_redis_that_accepts_and_is_silent_keeps_nothing_from_the_database(
                     await asyncio.sleep(0.1)
             way.healthy()
             n = count
-            async with asyncio.timeout(2 * SILENT_S):
+            async with asyncio.timeout(10):
                 while not feed.statistics["told"]:
                     tap.books({NAME: [book(n := n + 1)]}, BEGIN + SECOND_MS * n)
                     await asyncio.sleep(0.1)

@@ -40,11 +40,13 @@ FIELDS: Final[Mapping[str, Sequence[str]]] = {
     "book:1s": _SECOND,
     "gap": ("first_id", "last_id"),
     "repair": ("first_id", "last_id", "waited_ms"),
+    "missed": (),
 }
 """Names of an event's values, by its kind."""
 
-KINDS: Final = tuple(kind for kind in FIELDS if not kind.startswith("revision:"))
-"""What can be asked for. A bar that is made anew, as when missing trades came, is told as its `revision`."""
+KINDS: Final = tuple(kind for kind in FIELDS if not kind.startswith("revision:") and kind != "missed")
+"""What can be asked for. A bar that is made anew, as when missing trades came, is told as its `revision`; `missed` says that
+some events of up to its moment could not be told, and is for whoever passes events on."""
 
 
 class UnknownKind(TradingError):
