@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from resources.live import LiveStreams, entry_ms
@@ -22,7 +23,7 @@ from trading.errors import TradingError
 from trading.market.timeframe import CANDLE_TIMEFRAMES, MINUTE_MS, Timeframe
 from trading.provider.cache import BARS, GRACE_MS, TABLES, WINDOW_MS, DataCacheManager
 from trading.provider.events import LiveEvent, frame_of
-from trading.provider.ports import Beginning
+from trading.provider.ports import Absence
 from trading.provider.question import INDICATED
 
 WAIT_MS: Final = 500
@@ -128,7 +129,7 @@ class LiveFollower:
         """Take what is stored of a symbol, and say from when on the cache has everything."""
         now_ms = self.clock_ms
         try:
-            stored, beginning = await elsewhere(queries.together(lambda q: _stored(q, symbol, now_ms)))
+            stored, absence = await elsewhere(queries.together(lambda q: _stored(q, symbol, now_ms)))
         except TradingError as error:
             _log.warning("what is stored of %s is not loaded: %s", symbol, error.message)
             return
@@ -142,8 +143,8 @@ class LiveFollower:
             if len(newer):
                 self.cache.put(table, symbol, newer.drop("told_ms"), timeframe)
             self.cache.covers(table, symbol, from_ms, timeframe)
-        if beginning is not None:
-            self.cache.begins(symbol, beginning)
+        if absence is not None:
+            self.cache.lacks(symbol, absence)
 
     def _take(self, symbol: str, entry: str, events: Sequence[LiveEvent]) -> None:
         by_kind: dict[str, list[LiveEvent]] = {}
@@ -171,8 +172,8 @@ Stored = dict[tuple[str, Timeframe | None], tuple[pl.DataFrame, int]]
 """Rows of each table, and the moment from which on they are all there are."""
 
 
-async def _stored(queries: MarketQueries, symbol: str, now_ms: int) -> tuple[Stored, Beginning | None]:
-    """Return what the cache holds of a symbol as the database has it, and where its history begins if it has begun."""
+async def _stored(queries: MarketQueries, symbol: str, now_ms: int) -> tuple[Stored, Absence | None]:
+    """Return what the cache holds of a symbol as the database has it, and which bars are nowhere, if any is somewhere."""
     window_ms, at = now_ms - WINDOW_MS - GRACE_MS, {"as_of_ms": now_ms}
     bars = await queries.query_multi_timeframe_ohlcv(symbol, CANDLE_TIMEFRAMES, now_ms, BARS, incomplete=True)
     # Those that are not stored but made change with their minutes, which nobody tells.
@@ -192,5 +193,8 @@ async def _stored(queries: MarketQueries, symbol: str, now_ms: int) -> tuple[Sto
     first_ms = await queries.query_first(symbol)
     if first_ms is None:
         return found, None
-    before = {t: range(t.floor(now_ms) - BARS * t.ms, first_ms, t.ms) for t in CANDLE_TIMEFRAMES}
-    return found, Beginning(first_ms, await queries.query_empty(symbol, before), BARS)
+    absent = {
+        t: np.setdiff1d(np.arange(t.floor(now_ms) - BARS * t.ms, t.floor(now_ms), t.ms), rows["open_time"]).tolist()
+        for t, rows in bars.items()
+    }
+    return found, Absence(first_ms, await queries.query_empty(symbol, absent), BARS)

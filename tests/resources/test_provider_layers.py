@@ -129,21 +129,23 @@ def test_what_was_loaded_of_a_young_history_is_answered_as_if_the_history_were_a
         assert asked == ours
 
 
-def test_of_a_young_history_that_was_loaded_nobody_else_is_asked(market: MarketStore) -> None:
-    symbol, now = "YOUNGUSDT", T0 + HOUR_MS
+def test_of_a_young_and_quiet_history_that_was_loaded_nobody_else_is_asked(market: MarketStore) -> None:
+    symbol, now, quiet = "YOUNGUSDT", T0 + HOUR_MS, range(T0 + 30 * MINUTE_MS, T0 + 33 * MINUTE_MS)
     register(market, symbol)
+    market.set_trade_coverage(symbol, T0, [IdRange(0, -1, T0, now)])
     for timeframe in CANDLE_TIMEFRAMES:
         opens = range(T0, now - timeframe.ms + 1, timeframe.ms)
-        if rows := {at: bar(at) for at in opens}:
+        if rows := {at: bar(at) for at in opens if at not in quiet or at + timeframe.ms > quiet.stop}:
             put(market, symbol, Write(now, ("candle", timeframe), rows))
     cache, nowhere = loaded(market, symbol, now), MarketQueries(None, "sim")  # type: ignore[arg-type]
     provider = DataProvider(UnifiedDataProvider(nowhere, lambda: now, cache=cache))
     nowhere._reader._known[symbol] = (0, Instrument("sim", symbol, "YOU", "USDT", 2, 5))
     answer = provider.get_inference_data(symbol)
     assert set(answer.sources.values()) == {"cache"}
-    assert [len(answer.ohlcv[timeframe]) for timeframe in CANDLE_TIMEFRAMES] == [60, 20, 12, 4, 1, 0, 0]
+    assert [len(answer.ohlcv[timeframe]) for timeframe in CANDLE_TIMEFRAMES] == [57, 19, 12, 4, 1, 0, 0]
     asked = DataProvider(UnifiedDataProvider(market.queries(), lambda: now)).get_inference_data(symbol)
     assert asked.completeness == answer.completeness
+    assert [answer.completeness[t].expected for t in (Timeframe.M1, Timeframe.M3)] == [497, 499]
     with pytest.raises(TypeError):
         provider.get_inference_data(symbol, limit=5_000)
     cache.forget(symbol)

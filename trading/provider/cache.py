@@ -19,7 +19,7 @@ from trading.market.candle import CANDLE_SCHEMA, RANK
 from trading.market.timeframe import MINUTE_MS, SECOND_MS, Timeframe
 from trading.market.trade import TRADE_SCHEMA
 from trading.provider.book_seconds import BOOK_1S_SCHEMA, mean_imbalances
-from trading.provider.ports import Beginning
+from trading.provider.ports import Absence
 from trading.provider.ring import Ring
 from trading.provider.rows import Layout, Rows
 
@@ -112,7 +112,7 @@ class DataCacheManager:
         self._layouts = {table: Layout(contents.schema) for table, contents in TABLES.items()}
         self._rings: dict[tuple[str, str, str | None], Ring] = {}
         self._covered: dict[tuple[str, str, str | None], int] = {}
-        self._beginnings: dict[str, Beginning] = {}
+        self._absences: dict[str, Absence] = {}
         self._hits = self._misses = self._writes = 0
 
     def put(
@@ -154,7 +154,7 @@ class DataCacheManager:
         for kept in (self._covered, self._rings):
             for key in [key for key in kept if key[1] == symbol]:
                 del kept[key]
-        self._beginnings.pop(symbol, None)
+        self._absences.pop(symbol, None)
 
     def covers(self, table: str, symbol: str, from_ms: int, timeframe: Timeframe | None = None) -> None:
         """Say that all rows of a table from a moment on were put in, and will be; so a row that is absent is nowhere.
@@ -164,13 +164,13 @@ class DataCacheManager:
         table, timeframe = ("candle", Timeframe.S1) if table == "candle_1s" else (table, timeframe)
         self._covered[table, symbol, timeframe] = from_ms
 
-    def begins(self, symbol: str, beginning: Beginning) -> None:
-        """Say where the history of a symbol begins; who says it knows of rows that are added before it."""
-        self._beginnings[symbol] = beginning
+    def lacks(self, symbol: str, absence: Absence) -> None:
+        """Say which bars are nowhere; who says it knows when some are added there."""
+        self._absences[symbol] = absence
 
-    def beginning(self, symbol: str) -> Beginning | None:
-        """Return where the history of a symbol begins, or None where nobody says so."""
-        return self._beginnings.get(symbol)
+    def absence(self, symbol: str) -> Absence | None:
+        """Return which bars of a symbol are nowhere, or None where nobody says so."""
+        return self._absences.get(symbol)
 
     def covered_from(self, table: str, symbol: str, timeframe: Timeframe | None = None) -> int | None:
         """Return the moment (ms) from which on the cache has all rows of a table, or None where nobody says so."""

@@ -23,13 +23,13 @@ class CachedSide:
         question: What is asked.
 
     Attributes:
-        beginning: Where the history begins, if that is known as far back as is asked.
+        absence: Which bars are nowhere, if that is known as far back as is asked.
     """
 
     def __init__(self, cache: Cache, question: Question) -> None:
         self._cache, self._question = cache, question
-        beginning = cache.beginning(question.symbol)
-        self.beginning = beginning if beginning is not None and question.limit <= beginning.bars else None
+        absence = cache.absence(question.symbol)
+        self.absence = absence if absence is not None and question.limit <= absence.bars else None
 
     def add_bars(self, parts: Parts) -> list[str]:
         """Add the bars that are there, and return the names of the parts of which some may be lacking."""
@@ -39,34 +39,34 @@ class CachedSide:
             bars = self._cache.get_latest_ohlcv(question.symbol, timeframe, question.limit, question.as_of_ms)
             parts.add(name, bars if question.incomplete else whole(bars), "cache")
             opens = parts.frames[name]["open_time"].to_numpy()
-            lacks = self._lacks if timeframe.ms > MINUTE_MS else self._lacks_minutes
-            if lacks(timeframe, opens, len(bars)):
+            if self._lacks(timeframe, opens, len(bars)):
                 lacking.append(name)
         return lacking
 
-    def _lacks_minutes(self, timeframe: Timeframe, opens: NDArray[np.int64], held: int) -> bool:
-        """Tell whether the history may have a bar that is not among these, which nobody makes of finer ones."""
-        if len(opens) == self._question.limit:
-            return not self._covers("candle", int(opens[0]), timeframe)
-        first_ms = 0 if self.beginning is None or timeframe is Timeframe.S1 else self.beginning.first_ms
-        return held == self._question.limit or not self._covers("candle", first_ms, timeframe)
+    def _lacks(self, timeframe: Timeframe, opens: NDArray[np.int64], held: int) -> bool:
+        """Tell whether the history may have a bar that is not among these, which are what is wanted of those held."""
+        question = self._question
+        if len(opens) == question.limit:
+            first_ms = int(opens[0])
+        elif self.absence is None or timeframe is Timeframe.S1 or held == question.limit:
+            return True
+        else:
+            first_ms = (timeframe.floor if question.incomplete else timeframe.ceil)(self.absence.first_ms)
+        if not self._covers("candle", first_ms, timeframe):
+            return True
+        return timeframe.ms > MINUTE_MS and self._holed(timeframe, opens, first_ms)
 
-    def _lacks(self, timeframe: Timeframe, opens: NDArray[np.int64], _held: int) -> bool:
-        """Tell whether the history may have one that is not among these, or make one."""
-        start_ms, end_ms = self._window(timeframe, timeframe.floor(self._question.as_of_ms))
+    def _holed(self, timeframe: Timeframe, opens: NDArray[np.int64], first_ms: int) -> bool:
+        """Tell whether there may be a bar from a moment on that is not among these: one can be made of finer ones."""
+        end_ms = timeframe.floor(self._question.as_of_ms)
         last_ms = int(opens[-1]) + timeframe.ms if len(opens) else 0
         if last_ms < end_ms and self._awaits(end_ms):
-            start_ms, end_ms = self._window(timeframe, end_ms - timeframe.ms)
-        there = len(opens) - int(np.searchsorted(opens, start_ms))
-        return there < (end_ms - start_ms) // timeframe.ms or not self._covers("candle", start_ms, timeframe)
-
-    def _window(self, timeframe: Timeframe, end_ms: int) -> tuple[int, int]:
-        """Return the range in which bars open that were asked for and end by a moment; before the first of all is none."""
-        start_ms = end_ms - self._question.limit * timeframe.ms
-        if self.beginning is not None:
-            of_first = timeframe.floor if self._question.incomplete else timeframe.ceil
-            start_ms = max(start_ms, min(end_ms, of_first(self.beginning.first_ms)))
-        return start_ms, end_ms
+            end_ms -= timeframe.ms
+        absent = (end_ms - first_ms) // timeframe.ms - len(opens)
+        if absent <= 0 or self.absence is None:
+            return absent > 0
+        empty = np.setdiff1d(self.absence.empty.get(timeframe, ()), opens, assume_unique=True)
+        return absent > int(np.count_nonzero((empty >= first_ms) & (empty < end_ms)))
 
     def add_rest(self, parts: Parts) -> list[str]:
         """Add all but the bars, and return the names of the parts of which some may be lacking."""

@@ -12,13 +12,13 @@ from trading.provider.frames import Aggregation, Source
 T = TypeVar("T")
 
 
-class Beginning(NamedTuple):
-    """Where the history of a symbol begins, so that what a young one lacks need not be looked for.
+class Absence(NamedTuple):
+    """Which bars of a symbol are nowhere, so that a young or a quiet one's need not be looked for.
 
     Attributes:
         first_ms: When the first bar of any timeframe opens.
-        empty: Open times before it at which a bar is proven to hold no trade, by timeframe.
-        bars: How many bars of each timeframe, back from now, were looked at for these.
+        empty: Open times at which there is no bar, as none can be made of no trade, by timeframe.
+        bars: How many intervals of each timeframe, back from now, were looked at for these.
     """
 
     first_ms: int
@@ -29,8 +29,8 @@ class Beginning(NamedTuple):
 class Cache(Protocol):
     """The newest of each symbol, in memory; see `History` for what the frames hold."""
 
-    def beginning(self, symbol: str) -> Beginning | None:
-        """Return where the history of a symbol begins, or None where nobody says so."""
+    def absence(self, symbol: str) -> Absence | None:
+        """Return which bars of a symbol are nowhere, or None where nobody says so."""
         ...
 
     def covered_from(self, table: str, symbol: str, timeframe: Timeframe | None = None) -> int | None:

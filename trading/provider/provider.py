@@ -96,8 +96,8 @@ class UnifiedDataProvider:
                 parts.add(name, rows, stored.sources[name])
                 if not name.startswith(("context.", "seconds")):
                     parts.frames[name] = parts.frames[name].tail(1 if name == "book" else limit)
-        made, beginning = StoredSide(self._history, question), None if cached is None else cached.beginning
-        answer = answer_of(question, parts, await made.generated(parts), await made.empty(parts, beginning))
+        made, absence = StoredSide(self._history, question), None if cached is None else cached.absence
+        answer = answer_of(question, parts, await made.generated(parts), await made.empty(parts, absence))
         if floor is not None:
             floor.check(answer)
         return answer

@@ -8,7 +8,7 @@ import polars as pl
 from trading.market.timeframe import Timeframe
 from trading.provider.generation import generated_bars
 from trading.provider.parts import Parts, whole_since
-from trading.provider.ports import Beginning, History
+from trading.provider.ports import Absence, History
 from trading.provider.question import Question
 
 
@@ -87,10 +87,10 @@ class StoredSide:
             return {}
         return await self._history.query_generated(self._question.symbol, made, known_by_ms=self._question.known_by_ms)
 
-    async def empty(self, parts: Parts, beginning: Beginning | None) -> dict[Timeframe, tuple[int, ...]]:
+    async def empty(self, parts: Parts, absence: Absence | None) -> dict[Timeframe, tuple[int, ...]]:
         """Return the open times at which a bar of the window is absent because it is proven to hold no trade.
 
-        Of those before a beginning that is known nobody is asked.
+        Of those that are known to be nowhere nobody is asked.
         """
         question = self._question
         known, absent = dict[Timeframe, list[int]](), dict[Timeframe, list[int]]()
@@ -101,10 +101,9 @@ class StoredSide:
         for timeframe in question.timeframes:
             (lo_ms, hi_ms), bars = question.window(timeframe), parts.bars(timeframe)
             opens = np.setdiff1d(np.arange(lo_ms, hi_ms, timeframe.ms), whole_since(bars, lo_ms), assume_unique=True)
-            if beginning is not None:
-                proven = beginning.empty.get(timeframe, ())
-                known[timeframe] = np.intersect1d(opens, proven, assume_unique=True).tolist() if proven else []
-                opens = opens[np.searchsorted(opens, beginning.first_ms) :]
+            if absence is not None and len(opens):
+                proven = np.isin(opens, absence.empty.get(timeframe, ()))
+                known[timeframe], opens = opens[proven].tolist(), opens[~proven & (opens >= absence.first_ms)]
             absent[timeframe] = opens.tolist()
         found = await self._history.query_empty(question.symbol, absent)
-        return {timeframe: (*known.get(timeframe, ()), *found.get(timeframe, ())) for timeframe in absent}
+        return {t: tuple(sorted((*known.get(t, ()), *found.get(t, ())))) for t in absent}
