@@ -176,10 +176,7 @@ class DataCacheManager:
         """Return the moment (ms) from which on the cache has all rows of a table, or None where nobody says so."""
         table, timeframe = ("candle", Timeframe.S1) if table == "candle_1s" else (table, timeframe)
         from_ms, ring = self._covered.get((table, symbol, timeframe)), self._rings.get((table, symbol, timeframe))
-        if from_ms is None or ring is None or not ring.evicted:
-            return from_ms
-        first = ring.view(self._most_rows, _ALWAYS)[:1][TABLES[table].time].tolist()
-        return max(from_ms, *first) if first else None
+        return from_ms if from_ms is None or ring is None else max(from_ms, ring.evicted_ms + 1)
 
     def get_latest_ohlcv(
         self, symbol: str, timeframe: Timeframe, limit: int, as_of_ms: int | None = None

@@ -33,6 +33,7 @@ class Ring:
     Attributes:
         published: What readers see.
         evicted: Rows that fell out of the window.
+        evicted_ms: The latest time of one of them; -1: there was none.
         corrected: Rows that took the place of one with their key.
         late: Rows that came before the last one, but inside the window.
         outranked: Rows that gave way to a better or a later one with their key.
@@ -56,6 +57,7 @@ class Ring:
         rank: tuple[str, Mapping[str, int]] | None = None,
     ) -> None:
         self.evicted = self.corrected = self.late = self.outranked = 0
+        self.evicted_ms = -1
         self._layout, self._key, self._time, self._length_ms = layout, key, time, length_ms
         self._most_rows, self._rank = most_rows, rank
         self._buffer: Rows = np.empty(2 * FEWEST, layout.dtype)
@@ -106,7 +108,7 @@ class Ring:
         while first < end and times[first] < time_ms:
             first += 1
         if first > start:
-            self.evicted += first - start
+            self._evict(rows[start:first])
             self.published = Published(rows, first, end, ended_ms)
 
     def view(self, limit: int, as_of_ms: int) -> Rows:
@@ -145,15 +147,21 @@ class Ring:
         self._buffer = np.empty(2 * max(FEWEST, len(kept), more), self._layout.dtype)
         self._buffer[: len(kept)] = kept
         self._keys = self._buffer[self._key]
-        self.evicted += len(live) - len(kept)
+        self._evict(live[: len(live) - len(kept)])
         return _read_only(self._buffer), 0, len(kept)
 
     def _publish(self, rows: Rows, first: int, end: int, ended_ms: int) -> None:
         over = end - first - self._most_rows
         if over > 0:
+            self._evict(rows[first : first + over])
             first += over
-            self.evicted += over
         self.published = Published(rows, first, end, ended_ms)
+
+    def _evict(self, rows: Rows) -> None:
+        """Note that rows go, before readers see that they went."""
+        if len(rows):
+            self.evicted += len(rows)
+            self.evicted_ms = max(self.evicted_ms, int(rows[self._time].max()))
 
     def _merged(self, old: Rows, new: Rows) -> Rows | None:
         """Return old and new rows in the order of their keys, each once, or None where no row changes."""

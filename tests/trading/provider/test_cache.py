@@ -196,6 +196,21 @@ def test_a_hit_is_all_that_was_asked_for_and_a_forgotten_symbol_is_a_miss() -> N
         kept.put("rumours", "BTCUSDT", bar(0), M1)
 
 
+@pytest.mark.parametrize(
+    ("table", "row", "timeframe"), [("book_1s", lambda n: second(n, 0.5), None), ("candle", bar, M1)]
+)
+def test_what_the_cache_has_whole_begins_behind_what_fell_out_of_it(table: str, row: Any, timeframe: Any) -> None:
+    kept = manager(window_ms=0, bars=2)
+    kept.covers(table, "BTCUSDT", START, timeframe)
+    kept.put(table, "BTCUSDT", row(0), timeframe)
+    assert kept.covered_from(table, "BTCUSDT", timeframe) == START
+    for n in (1, 500, 501):
+        kept.put(table, "BTCUSDT", row(n), timeframe)
+    step = SECOND_MS if timeframe is None else MINUTE_MS
+    assert kept.frame(table, "BTCUSDT", timeframe).height == 2
+    assert kept.covered_from(table, "BTCUSDT", timeframe) == START + step + 1, "nothing was between 1 and 500"
+
+
 def test_the_last_book_is_the_last_before_the_moment_with_its_best_levels() -> None:
     kept = manager()
     for n in range(3):
