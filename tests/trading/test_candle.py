@@ -1,7 +1,9 @@
 """Candles: made from trades and rolled up, the same whichever way."""
 
 from collections import defaultdict
+from time import perf_counter
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from trading.market.candle import (
     missing_bars,
     roll_up,
     unproven,
+    whole_buckets,
 )
 from trading.market.instrument import LARGEST, Instrument
 from trading.market.timeframe import DAY_MS, MINUTE_MS, ROLLED_UP, Timeframe
@@ -84,6 +87,25 @@ def test_a_candle_whose_interval_is_not_proven_is_not_complete() -> None:
     bars = candles_from_trades(frame, BTC, Timeframe.M1, [(T0 + 1, T0 + 2 * MINUTE_MS)])
     assert bars["complete"].to_list() == [False, True]
     assert bars["source"].to_list() == ["incomplete_trades", "trades"]
+
+
+ranges = st.lists(st.tuples(st.integers(0, 10 * MINUTE_MS), st.integers(0, 10 * MINUTE_MS)), max_size=6)
+
+
+@given(ranges, st.sets(st.integers(0, 10)))
+def test_a_bucket_is_proven_where_any_one_range_covers_it(proven: list[tuple[int, int]], opened: set[int]) -> None:
+    times = np.array(sorted(opened), np.int64) * MINUTE_MS
+    plain = [any(lo <= at and at + MINUTE_MS <= hi for lo, hi in proven) for at in times.tolist()]
+    assert whole_buckets(times, Timeframe.M1, proven).tolist() == plain
+
+
+def test_candles_of_a_store_that_is_years_old_are_made_as_soon_as_those_of_a_new_one() -> None:
+    """What it has proven is a range a day, and more for each hole that the exchange could not fill."""
+    made = trades_frame([AggTrade(1, 1, 1, 1, 1, 90_000, False)])
+    years = [(day * DAY_MS, (day + 1) * DAY_MS) for day in range(20_000)]
+    started = perf_counter()
+    assert candles_from_trades(made, BTC, Timeframe.M1, years)["complete"].to_list() == [True]
+    assert perf_counter() - started < 5
 
 
 def minutes(*present: int, source: str = "kline", close: float = 1.0) -> pl.DataFrame:

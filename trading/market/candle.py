@@ -71,9 +71,7 @@ def candles_from_trades(
     if trades.is_empty():
         return empty_candles()
     bars = _sums(trades, timeframe)
-    inside = pl.lit(False)
-    for lo, hi in proven:
-        inside = inside | ((pl.col("open_time") >= lo) & (pl.col("open_time") + timeframe.ms <= hi))
+    inside = pl.Series(whole_buckets(bars["open_time"].to_numpy(), timeframe, proven))
     money = instrument.price_decimals + instrument.quantity_decimals
     return bars.with_columns(
         *(exact_quotient(bars[name], instrument.price_decimals) for name in ("open", "high", "low", "close")),
@@ -156,6 +154,16 @@ def _best(bars: pl.DataFrame, others: pl.DataFrame, worth: pl.Expr) -> pl.DataFr
         .unique("open_time", keep="first", maintain_order=True)
         .sort("open_time")
     )
+
+
+def whole_buckets(
+    opened: NDArray[np.int64], timeframe: Timeframe, proven: Sequence[tuple[int, int]]
+) -> NDArray[np.bool_]:
+    """Return for each open time whether a proven range covers its bucket; in a store of years there are thousands."""
+    since, until = np.array(sorted(proven), np.int64).reshape(-1, 2).T
+    before = np.searchsorted(since, opened, side="right")
+    furthest = np.maximum.accumulate(np.append(np.iinfo(np.int64).min, until))[before]
+    return furthest >= opened + timeframe.ms
 
 
 def unproven(lo_ms: int, hi_ms: int, proven: Sequence[tuple[int, int]], timeframe: Timeframe) -> list[tuple[int, int]]:

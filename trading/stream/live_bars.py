@@ -8,10 +8,11 @@ missing ones are there. A market that is merely silent closes no bar: nothing sa
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
+import numpy as np
 import polars as pl
 
 from trading.indicators.recursion import indicators_of_days
-from trading.market.candle import candles_from_trades, empty_candles, fuller, merge_sources
+from trading.market.candle import candles_from_trades, empty_candles, fuller, merge_sources, whole_buckets
 from trading.market.instrument import Instrument
 from trading.market.longer_bars import rolled_bars
 from trading.market.timeframe import CANDLE_TIMEFRAMES, DAY_MS, MINUTE_MS, ROLLED_UP, Timeframe
@@ -167,8 +168,8 @@ class LiveBars:
         edge, unsure = self._edges[timeframe], self._unsure[timeframe]
         until = self._closed_until(timeframe, proven, known_at_ms)
         late = {opened for time_ms in touched if (opened := timeframe.floor(time_ms)) < edge}
-        held = (opened for opened in unsure if opened >= self.start_ms)
-        again = late | {opened for opened in held if _covers(proven, opened, opened + timeframe.ms)}
+        held = [opened for opened in unsure if opened >= self.start_ms]
+        again = late.union(_covered(held, timeframe, proven))
         if until <= edge and not again:
             return None
         lo_ms, times = min(again, default=edge), self.trades["time_ms"]
@@ -182,12 +183,7 @@ class LiveBars:
 
     def _proven_now(self, proven: Proven) -> list[int]:
         """Return the open times of bars that were given although something might still come, and nothing can any more."""
-        return [
-            opened
-            for timeframe in FROM_TRADES
-            for opened in self._unsure[timeframe]
-            if _covers(proven, opened, opened + timeframe.ms)
-        ]
+        return [opened for timeframe in FROM_TRADES for opened in _covered(self._unsure[timeframe], timeframe, proven)]
 
     def _closed_until(self, timeframe: Timeframe, proven: Proven, known_at_ms: int) -> int:
         """Return the end of the bars that can be given: proven ones, and those whose trades were waited for."""
@@ -282,5 +278,7 @@ def proven_before(proven: Iterable[tuple[int, int]], until_ms: int) -> list[tupl
     return [(since, min(until, until_ms)) for since, until in proven if since < until_ms]
 
 
-def _covers(proven: Proven, lo_ms: int, hi_ms: int) -> bool:
-    return any(since <= lo_ms and hi_ms <= until for since, until in proven)
+def _covered(opened: Iterable[int], timeframe: Timeframe, proven: Proven) -> list[int]:
+    times = np.array(list(opened), np.int64)
+    found: list[int] = times[whole_buckets(times, timeframe, proven)].tolist()
+    return found
