@@ -19,7 +19,7 @@ from resources.timescale.loop import wait
 from resources.timescale.store import MarketStore
 from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, CANDLE, CANDLE_1S, INDICATOR, TRADE, Table
 from trading.indicators.recursion import indicators_of_days
-from trading.market.candle import candles_from_trades
+from trading.market.candle import candles_from_trades, whole_buckets
 from trading.market.longer_bars import rolled_bars
 from trading.market.timeframe import DAY_MS, MINUTE_MS, ROLLED_UP, Timeframe
 from trading.provider.book_seconds import book_seconds, book_snapshots, uncrossed
@@ -108,10 +108,7 @@ def _either(made: pl.DataFrame, stored: pl.DataFrame, timeframe: Timeframe, rang
 
 def _inside(frame: pl.DataFrame, time: str, length_ms: int, ranges: Ranges) -> pl.DataFrame:
     """Return the rows that lie whole in one of some ranges."""
-    inside = pl.lit(False)
-    for lo_ms, hi_ms in ranges:
-        inside = inside | ((pl.col(time) >= lo_ms) & (pl.col(time) + max(1, length_ms) <= hi_ms))
-    return frame.filter(inside)
+    return frame.filter(whole_buckets(frame[time].to_numpy(), max(1, length_ms), ranges))
 
 
 def _compared(

@@ -43,6 +43,9 @@ SYNC_S: Final = 1.0
 MANIFEST_BYTES: Final = 256 * 2**10
 """At which size RocksDB begins another one, so that looking through it before an opening takes no time."""
 
+LOG_BYTES: Final = 2**20
+"""At which size RocksDB begins another log of its own doings, of which it keeps two: it writes some 4 MB a day."""
+
 WRITE_BUFFER_BYTES: Final = 32 * 2**20
 
 Durability = Literal["second", "fsync"]
@@ -430,5 +433,6 @@ def _options() -> Options:
     options.set_atomic_flush(True)  # so that a log cut short leaves all column families at one moment
     options.set_db_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(LOG_BYTES)
     options.set_max_manifest_file_size(MANIFEST_BYTES)
     return options

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from resources import checkpoints
+from resources import checkpoints, rocksdb
 from resources.disk_reserve import LOOK_S, RESERVED_BYTES, JournalFull
 from resources.journal import FORMAT, TradeJournal
 from resources.rocksdb import (
@@ -337,3 +337,17 @@ def test_a_reader_waits_no_longer_than_it_says_for_a_collector_that_hangs(
         with TradeJournal.read(folder) as reader:
             assert reader.warnings
         assert time.monotonic() - began < 5
+
+
+# -- growth --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_rocksdb_logs_of_its_own_doings_does_not_grow_for_ever(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rocksdb, "LOG_BYTES", 32 * 2**10)
+    with TradeJournal.write(folder) as journal:
+        for _ in range(200):
+            journal.checkpoint()
+        logs = [file.stat().st_size for file in (folder / "live").glob("LOG*")]
+    assert len(logs) == 2 and sum(logs) < 256 * 2**10  # each begins with all options

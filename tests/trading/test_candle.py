@@ -96,7 +96,7 @@ ranges = st.lists(st.tuples(st.integers(0, 10 * MINUTE_MS), st.integers(0, 10 * 
 def test_a_bucket_is_proven_where_any_one_range_covers_it(proven: list[tuple[int, int]], opened: set[int]) -> None:
     times = np.array(sorted(opened), np.int64) * MINUTE_MS
     plain = [any(lo <= at and at + MINUTE_MS <= hi for lo, hi in proven) for at in times.tolist()]
-    assert whole_buckets(times, Timeframe.M1, proven).tolist() == plain
+    assert whole_buckets(times, MINUTE_MS, proven).tolist() == plain
 
 
 def test_candles_of_a_store_that_is_years_old_are_made_as_soon_as_those_of_a_new_one() -> None:

@@ -71,7 +71,7 @@ def candles_from_trades(
     if trades.is_empty():
         return empty_candles()
     bars = _sums(trades, timeframe)
-    inside = pl.Series(whole_buckets(bars["open_time"].to_numpy(), timeframe, proven))
+    inside = pl.Series(whole_buckets(bars["open_time"].to_numpy(), timeframe.ms, proven))
     money = instrument.price_decimals + instrument.quantity_decimals
     return bars.with_columns(
         *(exact_quotient(bars[name], instrument.price_decimals) for name in ("open", "high", "low", "close")),
@@ -156,14 +156,12 @@ def _best(bars: pl.DataFrame, others: pl.DataFrame, worth: pl.Expr) -> pl.DataFr
     )
 
 
-def whole_buckets(
-    opened: NDArray[np.int64], timeframe: Timeframe, proven: Sequence[tuple[int, int]]
-) -> NDArray[np.bool_]:
-    """Return for each open time whether a proven range covers its bucket; in a store of years there are thousands."""
-    since, until = np.array(sorted(proven), np.int64).reshape(-1, 2).T
+def whole_buckets(opened: NDArray[np.int64], length_ms: int, ranges: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+    """Return for each open time whether one of some ranges covers its bucket; in a store of years there are thousands."""
+    since, until = np.array(sorted(ranges), np.int64).reshape(-1, 2).T
     before = np.searchsorted(since, opened, side="right")
     furthest = np.maximum.accumulate(np.append(np.iinfo(np.int64).min, until))[before]
-    return furthest >= opened + timeframe.ms
+    return furthest >= opened + length_ms
 
 
 def unproven(lo_ms: int, hi_ms: int, proven: Sequence[tuple[int, int]], timeframe: Timeframe) -> list[tuple[int, int]]:

@@ -280,5 +280,5 @@ def proven_before(proven: Iterable[tuple[int, int]], until_ms: int) -> list[tupl
 
 def _covered(opened: Iterable[int], timeframe: Timeframe, proven: Proven) -> list[int]:
     times = np.array(list(opened), np.int64)
-    found: list[int] = times[whole_buckets(times, timeframe, proven)].tolist()
+    found: list[int] = times[whole_buckets(times, timeframe.ms, proven)].tolist()
     return found
