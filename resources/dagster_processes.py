@@ -161,11 +161,11 @@ def workers(session: tuple[int, float] | None) -> list[psutil.Process]:
         return []
     server, started = session
     found = []
-    for candidate in psutil.process_iter(["pid", "create_time"]):
+    for candidate in psutil.process_iter():
         try:
             if os.getsid(candidate.pid) != server or candidate.pid == server:
                 continue
-            if candidate.create_time() >= started and "spawn_main" in " ".join(candidate.cmdline()):
+            if process.started_s(candidate.pid) >= started and "spawn_main" in " ".join(candidate.cmdline()):
                 found.append(candidate)
         except (psutil.Error, ProcessLookupError, PermissionError):
             continue

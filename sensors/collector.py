@@ -154,7 +154,8 @@ def _situation(instance: dg.DagsterInstance, kind: str, last: RunRecord | None) 
     failed = instance.get_run_records(
         RunsFilter(job_name=f"collect_{kind}", statuses=[DagsterRunStatus.FAILURE]), limit=10
     )
-    recent = [end for record in failed if now - (end := record.end_time or now) < RECENT_S]
+    # One that lies ahead is of before the wall clock was set back, and nobody knows how long ago that was.
+    recent = [end for record in failed if 0 <= now - (end := record.end_time or now) < RECENT_S]
     beat = StreamFiles(kind).last_beat()
     return Situation(
         wish=StreamFiles(kind).wish(),

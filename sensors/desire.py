@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from resources.checkpoints import publish
+from resources.servers.process import started_s
 from trading.stream.supervision import Wish
 
 
@@ -28,7 +30,7 @@ class Beat:
         """Return the process that gave it, or None when that is gone; a reused pid is not taken for it."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            same = abs(started_s(self.pid) - self.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return None
         return process if same else None
@@ -54,24 +56,26 @@ class StreamFiles:
         return Wish(json.loads(self._wish.read_text(encoding="utf-8"))["desired"])
 
     def set_wish(self, wish: Wish) -> None:
-        """Keep what the operator wants."""
-        _replace(self._wish, {"desired": wish.value})
+        """Keep what the operator wants, even if power is lost at once."""
+        self._wish.parent.mkdir(parents=True, exist_ok=True)
+        publish(self._wish, json.dumps({"desired": wish.value}))
 
     def beat(self, status: dict[str, Any]) -> None:
         """Give a sign of life of this process."""
-        own = {"pid": os.getpid(), "started": psutil.Process().create_time()}
-        _replace(self._beat, {**status, **own})
+        own = {"pid": os.getpid(), "started": started_s(os.getpid()), "beat_s": time.monotonic()}
+        self._beat.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._beat.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps({**status, **own}), encoding="utf-8")
+        unfinished.replace(self._beat)
 
     def last_beat(self) -> Beat | None:
-        """Return the last sign of life."""
-        if not self._beat.exists():
+        """Return the last sign of life since the machine started.
+
+        It is as old as the clock says that never is set and stands still while the machine sleeps, as its process does.
+        """
+        try:
+            status = json.loads(self._beat.read_text(encoding="utf-8"))
+            beat = Beat(time.monotonic() - status["beat_s"], status["pid"], status["started"])
+        except (FileNotFoundError, ValueError, LookupError):  # after a loss of power it may be empty
             return None
-        status = json.loads(self._beat.read_text(encoding="utf-8"))
-        return Beat(time.time() - self._beat.stat().st_mtime, status["pid"], status["started"])
-
-
-def _replace(file: Path, content: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    unfinished.replace(file)
+        return beat if beat.age_s >= 0 else None

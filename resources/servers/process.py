@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -44,7 +45,7 @@ def launch(
             start_new_session=True,
             **options,
         )
-    _record(name, run_dir, psutil.Process(process.pid))
+    _record(name, run_dir, process.pid)
     deadline = time.monotonic() + START_S
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -96,13 +97,23 @@ def recorded(name: str, run_dir: Path) -> tuple[int, float] | None:
         return None
 
 
+def started_s(pid: int) -> float:
+    """Return when a process started, in seconds since the machine did: by the wall clock that changes when it is set.
+
+    Raises:
+        psutil.NoSuchProcess: It is gone.
+    """
+    # Linux knows ticks since its boot; psutil adds the boot by the wall clock as it is now.
+    return psutil.Process(pid).create_time() - (psutil.boot_time() if sys.platform == "linux" else 0.0)
+
+
 def running_as(record: tuple[int, float] | None) -> psutil.Process | None:
     """Return the process of a record, or None when it is gone."""
     if record is None:
         return None
     try:
         process = psutil.Process(record[0])
-        if abs(process.create_time() - record[1]) >= 1:
+        if abs(started_s(process.pid) - record[1]) >= 1:
             return None
         if process.status() != psutil.STATUS_ZOMBIE:
             return process
@@ -144,15 +155,15 @@ def _found(name: str, run_dir: Path, program: str, place: str) -> bool:
             continue
         ours = process.info["uids"] and os.geteuid() in (0, process.info["uids"].effective)
         if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
-            _record(name, run_dir, process)
+            _record(name, run_dir, process.pid)
             return True
     return False
 
 
-def _record(name: str, run_dir: Path, process: psutil.Process) -> None:
+def _record(name: str, run_dir: Path, pid: int) -> None:
     unfinished = run_dir / f"{name}.pid.unfinished"
     try:
-        text = json.dumps({"pid": process.pid, "started": process.create_time()})
+        text = json.dumps({"pid": pid, "started": started_s(pid)})
     except psutil.NoSuchProcess:
         return
     unfinished.write_text(text, encoding="utf-8")

@@ -172,6 +172,15 @@ def test_a_pid_that_another_program_has_now_is_not_taken_for_a_server(home: Home
         stranger.kill()
 
 
+def test_a_server_is_known_again_after_the_wall_clock_was_set(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot = psutil._pslinux.boot_time
+    with subprocess.Popen(["sleep", "60"]) as server:
+        process._record("redis", home.run_dir, server.pid)
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot() + 3600)
+        assert process.alive("redis", home.run_dir) is not None
+        server.kill()
+
+
 def test_what_was_acknowledged_survives_kill_9_of_every_server(home: Home) -> None:
     point = Point("00000000-0000-0000-0000-000000000001", [0.5, 0.5], {"symbol": "BTCUSDT", "ts_ms": 1})
     with running(home, settings_of(home)) as urls:

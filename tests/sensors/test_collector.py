@@ -1,18 +1,20 @@
 """The collector's supervisor on a Dagster instance, and the files it reads."""
 
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 import pytest
 from dagster import DagsterRunStatus
 
+from resources.servers.process import started_s
 from sensors import collector
 from sensors.collector import collect_spot, collect_usdm, collector_supervisor
 from sensors.desire import StreamFiles
@@ -31,6 +33,16 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamFiles:
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
+
+
+@contextmanager
+def clock_set(monkeypatch: pytest.MonkeyPatch, step_s: float) -> Iterator[None]:
+    """Set the wall clock, and with it the boot as Linux then tells it."""
+    now, boot = time.time, psutil._pslinux.boot_time
+    with monkeypatch.context() as patched:
+        patched.setattr(collector.time, "time", lambda: now() + step_s)
+        patched.setattr(psutil._pslinux, "boot_time", lambda: boot() + step_s)
+        yield
 
 
 def tick(instance: dg.DagsterInstance) -> dg.SensorResult | dg.SkipReason:
@@ -114,11 +126,8 @@ def test_a_silent_process_is_ended_without_touching_the_wish(files: StreamFiles,
     try:
         beat = files.home / "run" / "heartbeat" / "spot.json"
         files.beat({})
-        import psutil
-
-        beat.write_text(json.dumps({"pid": process.pid, "started": psutil.Process(process.pid).create_time()}))
-        hour_ago = time.time() - 3600
-        os.utime(beat, (hour_ago, hour_ago))
+        own = {"pid": process.pid, "started": started_s(process.pid), "beat_s": time.monotonic() - 3600}
+        beat.write_text(json.dumps(own))
         started = instance.get_run_records()[0].start_time or 0
         # Its start is moved back, as a run this test could wait for would make it slow.
         assert started
@@ -139,8 +148,35 @@ def test_a_reused_pid_is_not_taken_for_the_collector(files: StreamFiles) -> None
     files.beat({})
     beat = files.home / "run" / "heartbeat" / "spot.json"
     assert files.last_beat().process() is not None
-    beat.write_text(json.dumps({"pid": os.getpid(), "started": 1.0}))
+    beat.write_text(json.dumps(json.loads(beat.read_text()) | {"started": 1.0}))
     assert files.last_beat().process() is None
+
+
+def test_a_collector_lives_on_when_the_wall_clock_is_set_or_the_machine_has_slept(
+    files: StreamFiles, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_with(instance, DagsterRunStatus.STARTED)
+    files.beat({})
+    for step_s in (-8 * 3600.0, 8 * 3600.0):
+        with clock_set(monkeypatch, step_s):
+            decision = tick(instance)
+            assert isinstance(decision, dg.SkipReason) and "spot: alive" in (decision.skip_message or "")
+            assert files.last_beat().process() is not None
+
+
+def test_a_collector_that_failed_is_launched_though_the_wall_clock_was_set_back(
+    files: StreamFiles, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_with(instance, DagsterRunStatus.STARTED, DagsterRunStatus.FAILURE)
+    with clock_set(monkeypatch, -3600.0):
+        assert [request.job_name for request in tick(instance).run_requests] == ["collect_spot"]
+
+
+@pytest.mark.parametrize("left", ["", '{"pid": 1, "started": 1.0, "beat_s": 1e12}'], ids=["empty", "of before a boot"])
+def test_a_beat_that_a_loss_of_power_left_is_none(files: StreamFiles, left: str) -> None:
+    files.beat({})
+    (files.home / "run" / "heartbeat" / "spot.json").write_text(left)
+    assert files.last_beat() is None
 
 
 def test_the_wish_is_kept(files: StreamFiles) -> None:
