@@ -148,7 +148,7 @@ class Teller:
         self._streams, self._statistics = streams, statistics
         self._waiting, self._told = deque[_Batch](), deque[tuple[float, _Batch]]()
         self._missed: dict[str, LiveEvent] = {}
-        self._failed, self._not_before_s = False, 0.0
+        self._failure, self._not_before_s = "", 0.0
         self._telling = asyncio.Lock()
 
     async def tell(self, events: Mapping[str, Sequence[LiveEvent]]) -> None:
@@ -163,7 +163,7 @@ class Teller:
             waiting = list(self._waiting)
             missed = {symbol: [event] for symbol, event in self._missed.items()}
             try:
-                if self._failed:
+                if self._failure:
                     await self._streams.ping()  # costs less than to put much together in vain
                 await self._streams.publish(missed, *waiting)
             except CacheUnavailable as error:
@@ -171,8 +171,8 @@ class Teller:
                 return
             count = sum(map(_count, waiting))
             self._statistics["told"] += count
-            self._statistics["late"] += count if self._failed else 0
-            self._failed = False
+            self._statistics["late"] += count if self._failure else 0
+            self._failure = ""
             self._missed.clear()
             for _ in waiting:
                 self._told.append((now_s, self._waiting.popleft()))
@@ -188,9 +188,9 @@ class Teller:
         self._not_before_s = now_s + SPARED * (now_s - began_s)
         self._waiting.extendleft(batch for _, batch in reversed(self._told))
         self._told.clear()
-        if not self._failed:
+        if error.message != self._failure:
             _log.warning("what is new waits to be told: %s", error.message)
-        self._failed = True
+        self._failure = error.message
 
     def _make_room(self) -> None:
         """Give up what has waited longest, where there is too much."""

@@ -27,6 +27,9 @@ WAIT_MS: Final = 500
 LOOK_S: Final = 1.0
 """How often a hole is looked for in the database, where what Redis no longer has may be."""
 
+CALM_S: Final = 60.0
+"""What was missed is in the database by then, even where nothing happened since that would show it."""
+
 MANY: Final = 20_000
 FEW: Final = 2_000
 
@@ -76,6 +79,8 @@ class Subscription:
         self._kinds, self._since_ms, self._most_lag_s = require_kinds(kinds), since_ms, most_lag_s
         self._seam = Seam(self._kinds, positions_of(resume), patience_s)
         self._looked_s, self._reached_ms = 0.0, since_ms
+        self._missed: dict[str, int] = {}
+        """Up to when something of a symbol was missed, for which history was turned to."""
         self._delivered = dict(self._seam.positions)
 
     @property
@@ -103,15 +108,25 @@ class Subscription:
                     yield self._deliver(event)
             async for event in self._live():
                 yield self._deliver(event)
-            await asyncio.sleep(LOOK_S)
+            until_s = time.monotonic() + CALM_S
+            while not await asyncio.to_thread(self._has_missed) and time.monotonic() < until_s:
+                await asyncio.sleep(LOOK_S)
 
     async def _live(self) -> AsyncIterator[LiveEvent]:
-        """Yield what is told from where history ends on, until something was missed that history does not hold."""
+        """Yield what is told from where history ends on, until something was missed, which is history."""
         after = {symbol: await self._streams.before(symbol, self._reached_ms - OVERLAP_MS) for symbol in self._symbols}
         while True:
             arrived = await self._streams.read(after, WAIT_MS)
             events = [event for _, _, told in arrived for event in told if event.time_ms >= self._since_ms]
-            if any(event.kind == "missed" and event.time_ms >= self._reached_ms for event in events):
+            missed = [
+                event
+                for event in events
+                if event.kind == "missed" and event.time_ms > self._missed.get(event.symbol, 0)
+            ]
+            if missed:
+                self._missed |= {
+                    event.symbol: event.time_ms for event in sorted(missed, key=lambda event: event.time_ms)
+                }
                 return
             for event in self._seam.take(events, time.monotonic()):
                 yield event
@@ -139,6 +154,16 @@ class Subscription:
                 frame = await asyncio.to_thread(self._market.read, TRADE, hole.symbol, 0, 2**42, where=where)
                 found += row_events("trade", hole.symbol, frame)
         return self._seam.take(found, now_s)
+
+    def _has_missed(self) -> bool:
+        """Return whether the database has come to where something was missed."""
+        for symbol, missed_ms in self._missed.items():
+            minutes = self._market.span(CANDLE, symbol, Timeframe.M1)
+            spans = [self._market.span(table, symbol) for table in (TRADE, CANDLE_1S, BOOK_1S)]
+            ends = [0 if minutes is None else minutes[1] + MINUTE_MS, *(span[1] for span in spans if span is not None)]
+            if max(ends) < missed_ms:
+                return False
+        return True
 
     # -- history -----------------------------------------------------------------------------------------------------
 
