@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from resources.home import Home, HomeNotWritable
-from resources.servers import postgres, qdrant, redis
+from resources.servers import postgres, process, qdrant, redis
 from resources.settings import Settings, masked
 from trading.errors import TradingError
 
@@ -69,6 +69,21 @@ def running(home: Home, settings: Settings, names: tuple[str, ...] = ("postgres"
             redis=settings.redis_url or redis.url(home),
             qdrant=settings.qdrant_url or (qdrant.url(home) if "qdrant" in names else ""),
         )
+
+
+def revive(home: Home, settings: Settings, names: tuple[str, ...] = ("postgres", "redis", "qdrant")) -> list[str]:
+    """Start again what has died of a home's own servers, and return the names; the caller holds a lease.
+
+    Raises:
+        ServerFailed: One does not start.
+    """
+    own = [name for name in names if not getattr(settings, f"{name}_url")]
+    dead = [name for name in own if process.alive(name, home.run_dir) is None]
+    if dead:
+        with _turn(home):
+            for name in dead:
+                _SERVERS[name].ensure(home)
+    return dead
 
 
 def _own(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from resources.servers import process
 from tests.end_to_end.running import UP, Running, free_port, until
 
 
@@ -75,6 +76,18 @@ def test_a_killed_code_server_comes_back_and_leaves_no_collector_behind(up: Runn
     until(up.said("code-server had ended and was started again"), 60, "the code server")
     assert not psutil.pid_exists(pid)
     until(lambda: up.collects() and up.beat()["pid"] != pid, 60, "trades again")
+
+
+def test_killed_servers_come_back_and_collecting_goes_on(up: Running) -> None:
+    until(up.collects, 60, "trades")
+    for name in ("postgres", "redis"):
+        record = process.recorded(name, up.home / "run")
+        assert record is not None
+        os.kill(record[0], signal.SIGKILL)
+    for name in ("postgres", "redis"):
+        until(up.said(f"{name} had ended and was started again"), 60, name)
+    collected = up.beat()["trades"]
+    until(lambda: up.beat()["trades"] > collected and not up.beat()["live"]["not_in_database"], 60, "trades again")
 
 
 def test_after_kill_9_of_up_another_one_takes_over_and_stops_everything(up: Running) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from resources.home import Home
+from resources.settings import load_settings
 from trading_assets.cli.doctor import RUNNING, STOPPED, _collectors
 from trading_assets.cli.status import streams
 from trading_assets.cli.up import _Up
@@ -27,7 +28,7 @@ def test_the_last_beat_of_a_former_collector_is_no_sign_of_life(home: Home) -> N
     beat = home.run_dir / "heartbeat" / "spot.json"
     beat.write_text(json.dumps({"symbols": {"BTCUSDT": {}}}))
     os.utime(beat, (time.time() - 60, time.time() - 60))
-    up = _Up(home, ("BTCUSDT",), {}, 1, threading.Event())
+    up = _Up(home, ("BTCUSDT",), {}, 1, threading.Event(), load_settings(home.path, {}))
     assert not up._collects()
     os.utime(beat, (time.time() + 1, time.time() + 1))
     assert up._collects()
@@ -40,7 +41,7 @@ def test_a_terminated_collector_is_named_with_how_to_resume_and_not_waited_for(
 ) -> None:
     (home.run_dir / "desired" / "spot.json").write_text(json.dumps({"desired": "stopped"}))
     began = time.monotonic()
-    _Up(home, ("BTCUSDT",), {}, 1, threading.Event())._await_trades()
+    _Up(home, ("BTCUSDT",), {}, 1, threading.Event(), load_settings(home.path, {}))._await_trades()
     assert time.monotonic() - began < 5
     said = capsys.readouterr().out
     assert "terminated" in said and "collect_spot" in said and "resume" in said

@@ -21,7 +21,7 @@ from resources.dagster_graphql import FINISHED, DagsterRefused, DagsterUi
 from resources.dagster_home import dagster_environment
 from resources.dagster_processes import WEBSERVER, DagsterProcesses, end_all
 from resources.home import Home
-from resources.servers import process, running
+from resources.servers import StoreUnreachable, process, revive, running
 from resources.settings import Settings, load_settings
 from trading.errors import TradingError
 from trading.market.timeframe import DAY_MS
@@ -72,7 +72,7 @@ def up(home_path: Path, port: int | None = None, days: int = 30) -> dict[str, An
             symbols = home.clock.get("symbols", settings.symbols)
             try:
                 with _exchange(home, settings, kind, environment) as exchange:
-                    _Up(home, symbols, environment | exchange, port, stop).run(days)
+                    _Up(home, symbols, environment | exchange, port, stop, settings).run(days)
             except _Stopped:
                 pass
         _say("all stopped")
@@ -93,8 +93,9 @@ class _Up:
         environment: dict[str, str],
         port: int,
         stop: threading.Event,
+        settings: Settings,
     ) -> None:
-        self._home, self._symbols, self._stop = home, symbols, stop
+        self._home, self._symbols, self._stop, self._settings = home, symbols, stop, settings
         self._dagster = DagsterProcesses(home, environment, port)
         self._ui = DagsterUi(f"http://127.0.0.1:{port}")
         self._revived, self._began = time.monotonic(), time.time()
@@ -183,8 +184,16 @@ class _Up:
             raise _Stopped
         if time.monotonic() - self._revived > REVIVE_PAUSE_S:
             self._revived = time.monotonic()
-            for name in self._dagster.revive(self._look):
+            for name in self._revived_servers() + self._dagster.revive(self._look):
                 _say(f"{name} had ended and was started again")
+
+    def _revived_servers(self) -> list[str]:
+        """Start again what has died of the home's servers: without PostgreSQL no run can, and so nobody else would."""
+        try:
+            return revive(self._home, self._settings)
+        except (process.ServerFailed, StoreUnreachable) as error:  # as on a full disk, which may be freed
+            _say(f"{error}; tried again")
+            return []
 
     def _look(self) -> None:
         if self._stop.is_set():
