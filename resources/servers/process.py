@@ -6,6 +6,7 @@ whose starter was killed before it could write the pid down is found too.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from trading.errors import TradingError
 
 START_S: Final = 60
 STOP_S: Final = 15
+LOG_BYTES: Final = 16 * 2**20
+"""Dagster's daemon alone writes some 30 MB a day."""
 
 
 class ServerFailed(TradingError):
@@ -65,6 +68,18 @@ def last_line(log: Path, began: int = 0) -> str:
         written.seek(began)
         lines = written.read().decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "no output"
+
+
+def shorten_logs(folder: Path, most_bytes: int = LOG_BYTES) -> None:
+    """Put away what servers have written into logs that are full, in the place of what was put away before.
+
+    They go on writing at the end of the same file, so a line that comes meanwhile may be lost.
+    """
+    for log in folder.glob("*.log"):
+        if log.stat().st_size > most_bytes:
+            with suppress(OSError):  # on a full disk it is not kept
+                shutil.copyfile(log, log.with_suffix(".log.before"))
+            os.truncate(log, 0)
 
 
 def taken_over(name: str, run_dir: Path, program: str, place: Path, ready: Callable[[], bool]) -> bool:

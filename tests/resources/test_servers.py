@@ -181,6 +181,25 @@ def test_a_server_is_known_again_after_the_wall_clock_was_set(home: Home, monkey
         server.kill()
 
 
+def test_the_log_of_a_server_that_runs_for_months_stays_short(home: Home) -> None:
+    log, most = home.logs_dir / "chatty.log", 10_000
+    talks = "import time\nfor n in range(100_000): print(n, flush=True); time.sleep(0.0001)"
+    process.launch("chatty", home.run_dir, log, [sys.executable, "-c", talks], ready=log.exists)
+    try:
+        for _ in range(5):
+            deadline = time.monotonic() + 10
+            while log.stat().st_size <= most and time.monotonic() < deadline:
+                time.sleep(0.01)
+            process.shorten_logs(home.logs_dir, most)
+            assert log.stat().st_size < most
+        before = (home.logs_dir / "chatty.log.before").read_text().splitlines()
+        while not log.stat().st_size:
+            time.sleep(0.01)
+        assert int(log.read_text().splitlines()[0]) >= int(before[-1]), "what comes later is at the file's beginning"
+    finally:
+        process.end("chatty", home.run_dir)
+
+
 def test_what_was_acknowledged_survives_kill_9_of_every_server(home: Home) -> None:
     point = Point("00000000-0000-0000-0000-000000000001", [0.5, 0.5], {"symbol": "BTCUSDT", "ts_ms": 1})
     with running(home, settings_of(home)) as urls:

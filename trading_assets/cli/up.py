@@ -184,6 +184,7 @@ class _Up:
             raise _Stopped
         if time.monotonic() - self._revived > REVIVE_PAUSE_S:
             self._revived = time.monotonic()
+            process.shorten_logs(self._home.logs_dir)
             for name in self._revived_servers() + self._dagster.revive(self._look):
                 _say(f"{name} had ended and was started again")
 
