@@ -86,11 +86,18 @@ class DeadLetters:
         # The exchange's clock may stand still, and several processes and threads write: no two may choose one name.
         final = self._directory / f"{batch.recorded_at_ms:015d}-{time.time_ns()}-{named}"
         unfinished = self._directory / f"{uuid.uuid4().hex}.unfinished"
-        with unfinished.open("wb") as file:
-            batch.frame.write_parquet(file, metadata=told)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(final)
+        content = (
+            io.BytesIO()
+        )  # polars, writing to a full disk, would raise its own error, which says that rows are wrong
+        batch.frame.write_parquet(content, metadata=told)
+        try:
+            with unfinished.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(final)
+        finally:
+            unfinished.unlink(missing_ok=True)  # on a full disk it is tried again and again
         _sync(self._directory)
         for same in self._directory.glob(f"*-{named}"):
             if same.name < final.name:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -250,6 +251,19 @@ def test_rows_that_are_refused_again_and_again_lie_in_one_letter_of_when_they_la
     letters.write(Batch(Series("candle", "ETHUSDT", Timeframe.M1), frame, NOW), "refused")
     kept = [(letter.series.symbol, letter.rows, letter.recorded_at_ms) for letter in letters.letters()]
     assert kept == [("BTCUSDT", 2, NOW), ("ETHUSDT", 3, NOW), ("BTCUSDT", 3, NOW + 5)]
+
+
+def test_a_letter_that_finds_no_room_leaves_nothing_behind(letters: DeadLetters, tmp_path: Path) -> None:
+    """The rows wait, and a full disk must not fill further with each time that they are set aside in vain."""
+    batch = Batch(Series("trade", "BTCUSDT"), trades_frame(trades(5_000)), 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            letters.write(batch, "refused")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "dead").iterdir())
 
 
 def test_what_is_refused_again_is_not_lost_with_the_letter_that_it_came_from(
