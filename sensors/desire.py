@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from resources.checkpoints import publish
-from resources.servers.process import started_s
+from resources.servers.process import identity, started_s
 from trading.stream.supervision import Wish
 
 
@@ -62,19 +62,22 @@ class StreamFiles:
 
     def beat(self, status: dict[str, Any]) -> None:
         """Give a sign of life of this process."""
-        own = {"pid": os.getpid(), "started": started_s(os.getpid()), "beat_s": time.monotonic()}
         self._beat.parent.mkdir(parents=True, exist_ok=True)
+        own = {"pid": os.getpid(), "started": started_s(os.getpid()), "beat_s": time.monotonic()}
+        own |= {"folder": identity(self._beat.parent)}
         unfinished = self._beat.with_suffix(".unfinished")
         unfinished.write_text(json.dumps({**status, **own}), encoding="utf-8")
         unfinished.replace(self._beat)
 
     def last_beat(self) -> Beat | None:
-        """Return the last sign of life since the machine started.
+        """Return the last sign of life since the machine started; one that was copied with a home is none.
 
         It is as old as the clock says that never is set and stands still while the machine sleeps, as its process does.
         """
         try:
             status = json.loads(self._beat.read_text(encoding="utf-8"))
+            if status["folder"] != identity(self._beat.parent):
+                return None
             beat = Beat(time.monotonic() - status["beat_s"], status["pid"], status["started"])
         except (FileNotFoundError, ValueError, LookupError):  # after a loss of power it may be empty
             return None

@@ -104,10 +104,10 @@ def taken_over(name: str, run_dir: Path, program: str, place: Path, ready: Calla
 
 
 def recorded(name: str, run_dir: Path) -> tuple[int, float] | None:
-    """Return pid and start time of the server as they were written down, whether or not it still runs."""
+    """Return pid and start time of the server as they were written down here, whether or not it still runs."""
     try:
         record = json.loads(_file(name, run_dir).read_text(encoding="utf-8"))
-        return int(record["pid"]), float(record["started"])
+        return (int(record["pid"]), float(record["started"])) if record["folder"] == identity(run_dir) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -120,6 +120,12 @@ def started_s(pid: int) -> float:
     """
     # Linux knows ticks since its boot; psutil adds the boot by the wall clock as it is now.
     return psutil.Process(pid).create_time() - (psutil.boot_time() if sys.platform == "linux" else 0.0)
+
+
+def identity(folder: Path) -> list[int]:
+    """Return what a folder keeps when it is moved and its copy has not: what a copy of a home says is of the first one."""
+    status = folder.stat()
+    return [status.st_dev, status.st_ino]
 
 
 def running_as(record: tuple[int, float] | None) -> psutil.Process | None:
@@ -178,7 +184,7 @@ def _found(name: str, run_dir: Path, program: str, place: str) -> bool:
 def _record(name: str, run_dir: Path, pid: int) -> None:
     unfinished = run_dir / f"{name}.pid.unfinished"
     try:
-        text = json.dumps({"pid": pid, "started": started_s(pid)})
+        text = json.dumps({"pid": pid, "started": started_s(pid), "folder": identity(run_dir)})
     except psutil.NoSuchProcess:
         return
     unfinished.write_text(text, encoding="utf-8")

@@ -1,4 +1,5 @@
 import http.server
+import json
 import os
 import shutil
 import signal
@@ -164,8 +165,9 @@ def test_servers_whose_pids_were_never_written_down_are_found(home: Home) -> Non
 
 def test_a_pid_that_another_program_has_now_is_not_taken_for_a_server(home: Home) -> None:
     with subprocess.Popen(["sleep", "60"]) as stranger:
-        record = f'{{"pid": {stranger.pid}, "started": 1}}'
-        (home.run_dir / "redis.pid.json").write_text(record, encoding="utf-8")
+        process._record("redis", home.run_dir, stranger.pid)
+        record = home.run_dir / "redis.pid.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"started": 1.0}), encoding="utf-8")
         with running(home, settings_of(home), ("redis",)):
             assert pids(home)["redis"] != stranger.pid
         assert stranger.poll() is None
@@ -179,6 +181,17 @@ def test_a_server_is_known_again_after_the_wall_clock_was_set(home: Home, monkey
         monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot() + 3600)
         assert process.alive("redis", home.run_dir) is not None
         server.kill()
+
+
+def test_a_home_that_was_copied_while_it_ran_takes_no_server_of_the_first_for_its_own(
+    home: Home, tmp_path: Path
+) -> None:
+    with running(home, settings_of(home), ("redis",)):
+        shutil.copytree(home.path, tmp_path / "copy")
+        copy, first = Home(tmp_path / "copy"), pids(home)["redis"]
+        with running(copy, settings_of(copy), ("redis",)):
+            assert pids(copy)["redis"] != first
+        assert pids(home)["redis"] == first and serves(first)
 
 
 def test_the_log_of_a_server_that_runs_for_months_stays_short(home: Home) -> None:

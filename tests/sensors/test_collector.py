@@ -1,6 +1,7 @@
 """The collector's supervisor on a Dagster instance, and the files it reads."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -127,7 +128,7 @@ def test_a_silent_process_is_ended_without_touching_the_wish(files: StreamFiles,
         beat = files.home / "run" / "heartbeat" / "spot.json"
         files.beat({})
         own = {"pid": process.pid, "started": started_s(process.pid), "beat_s": time.monotonic() - 3600}
-        beat.write_text(json.dumps(own))
+        beat.write_text(json.dumps(json.loads(beat.read_text()) | own))
         started = instance.get_run_records()[0].start_time or 0
         # Its start is moved back, as a run this test could wait for would make it slow.
         assert started
@@ -172,10 +173,19 @@ def test_a_collector_that_failed_is_launched_though_the_wall_clock_was_set_back(
         assert [request.job_name for request in tick(instance).run_requests] == ["collect_spot"]
 
 
-@pytest.mark.parametrize("left", ["", '{"pid": 1, "started": 1.0, "beat_s": 1e12}'], ids=["empty", "of before a boot"])
-def test_a_beat_that_a_loss_of_power_left_is_none(files: StreamFiles, left: str) -> None:
+def test_the_beat_of_a_home_that_was_copied_while_it_ran_is_not_the_copy_s(files: StreamFiles, tmp_path: Path) -> None:
     files.beat({})
-    (files.home / "run" / "heartbeat" / "spot.json").write_text(left)
+    shutil.copytree(files.home / "run", tmp_path / "copy" / "run")
+    assert files.last_beat() is not None
+    assert StreamFiles("spot", tmp_path / "copy").last_beat() is None
+
+
+def test_a_beat_of_before_a_boot_or_that_a_loss_of_power_emptied_is_none(files: StreamFiles) -> None:
+    files.beat({})
+    beat = files.home / "run" / "heartbeat" / "spot.json"
+    beat.write_text(json.dumps(json.loads(beat.read_text()) | {"beat_s": time.monotonic() + 1e6}))
+    assert files.last_beat() is None
+    beat.write_text("")
     assert files.last_beat() is None
 
 
