@@ -152,7 +152,7 @@ class TradeJournal:
             _put(changes, "ledger", b"ledger:" + symbol.encode(), list(ranges))
         for symbol, filled in (fills or {}).items():
             for fill in filled:
-                _put(changes, "ledger", f"fill:{symbol}:{fill.first_id:020d}".encode(), fill)
+                _put(changes, "ledger", _fill_key(symbol, fill.first_id), fill)
         self._db.commit(changes)
         return created
 
@@ -225,14 +225,17 @@ class TradeJournal:
         Trades whose time runs back over that edge by more than a batch are taken for lost afterwards, and repaired.
         """
         edge_ms = before_ms // HOUR_MS * HOUR_MS
-        last = self._last_before(symbol, edge_ms)
-        if last is None:
+        # A market may not trade for weeks; its books and mark prices come all the same.
+        spans = {name: span_of(name, symbol, 0, edge_ms) for name in (*_TRADES, "books", "marks")}
+        if not any(next(self._db.scan(name, *span), None) for name, span in spans.items()):
             return
-        known = self._retired(symbol)
-        now = _Retired(max(known.first_id, last[0] + 1), max(known.since_ms, edge_ms))
+        known, last = self._retired(symbol), self._last_before(symbol, edge_ms)
+        first_id = max(known.first_id, last[0] + 1 if last else 0)
         changes = self._db.changes()
-        for name in (*_TRADES, "books", "marks"):
-            changes.delete_range(name, *span_of(name, symbol, 0, edge_ms))
+        for name, span in spans.items():
+            changes.delete_range(name, *span)
+        self._retire_fills(changes, symbol, first_id)
+        now = _Retired(first_id, max(known.since_ms, edge_ms))
         _put(changes, "ledger", b"retired:" + symbol.encode(), now)
         self._db.commit(changes)
 
@@ -271,6 +274,18 @@ class TradeJournal:
             changes.delete_range(name, *span_of(name, symbol, hour_ms, hour_ms + HOUR_MS))
         self._db.commit(changes)
 
+    def _retire_fills(self, changes: Changes, symbol: str, first_id: int) -> None:
+        """Drop what is noted of ids before one; a fill that reaches further keeps the rest."""
+        span = _fill_key(symbol, 0), _fill_key(symbol, first_id)
+        last = next(self._db.scan("ledger", *span, backwards=True), None)
+        if last is None:
+            return
+        fill: Fill = unframed(*last, Fill)
+        changes.delete_range("ledger", *span)
+        if fill.last_id >= first_id:
+            fill.first_id = first_id
+            _put(changes, "ledger", _fill_key(symbol, first_id), fill)
+
     def _put_seconds(self, changes: Changes, symbol: str, table: Table) -> int:
         """Merge trades into the batches of their seconds, and return how many of these are new."""
         seconds_ms = np.array(sorted(set((table[TIME] // SECOND_MS * SECOND_MS).tolist())), np.int64)
@@ -304,7 +319,7 @@ class TradeJournal:
 
     def fills(self, symbol: str) -> list[Fill]:
         """Return which ids came over REST, in order."""
-        span = f"fill:{symbol}:".encode(), f"fill:{symbol};".encode()
+        span = _fill_key(symbol, 0), f"fill:{symbol};".encode()
         return [unframed(key, value, Fill) for key, value in self._db.scan("ledger", *span)]
 
     def trades(self, symbol: str, lo_ms: int, hi_ms: int) -> pl.DataFrame:
@@ -394,6 +409,10 @@ def _compile() -> None:
 
 def _put(changes: Changes, family: str, key: bytes, value: object) -> None:
     changes.put(family, key, framed(key, value))
+
+
+def _fill_key(symbol: str, first_id: int) -> bytes:
+    return f"fill:{symbol}:{first_id:020d}".encode()
 
 
 def _book(key: bytes, value: bytes) -> BookRecord:

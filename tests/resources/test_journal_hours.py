@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,9 +10,13 @@ from hypothesis import strategies as st
 from resources.journal import SETTLED_MS, TradeJournal
 from resources.rocksdb import JournalFailed
 from tests.synthetic import synthetic_trades, whole
+from trading.market.book import BookSnapshot
 from trading.market.timeframe import DAY_MS, HOUR_MS
 from trading.market.trade import AggTrade, trades_frame
+from trading.stream.book_recorder import BookRecord
 from trading.stream.contiguity import IdRange
+from trading.stream.events import MarkPrice
+from trading.stream.repair import Fill
 
 START_MS = 1_760_000_400_000
 HOURS = 4
@@ -127,6 +132,30 @@ def test_retired_hours_are_gone_with_the_claims_on_them(journal: TradeJournal, s
     assert journal.verify("BTCUSDT") == []
     assert journal.trades("ETHUSDT", 0, FOREVER).equals(trades_frame(ETH))
     assert journal.ledger("ETHUSDT") == whole(ETH, START_MS, END_MS)
+
+
+def test_books_and_mark_prices_of_a_market_that_does_not_trade_for_weeks_are_retired_too(journal: TradeJournal) -> None:
+    journal.retire("BTCUSDT", END_MS + DAY_MS)
+    sides = np.array([[99, 5]]), np.array([[120, 5]])
+    times = range(END_MS + DAY_MS, END_MS + 8 * DAY_MS, 6 * HOUR_MS)
+    journal.append_books({"BTCUSDT": [BookRecord(True, BookSnapshot(at, at, *sides)) for at in times]})
+    journal.append_marks({"BTCUSDT": [MarkPrice(at, 1.0, 1.0, None, None) for at in times]})
+    journal.maintain("BTCUSDT", END_MS + 8 * DAY_MS, DAY_MS, FOREVER)
+    kept = [at for at in times if at >= END_MS + 7 * DAY_MS]
+    assert [record.second_ms for record in journal.books("BTCUSDT", 0, FOREVER)] == kept
+    assert [mark.time_ms for mark in journal.marks("BTCUSDT", 0, FOREVER)] == kept
+    assert journal.kept_since_ms("BTCUSDT") == END_MS + 7 * DAY_MS
+
+
+def test_what_came_over_rest_is_forgotten_with_its_trades(journal: TradeJournal) -> None:
+    first = next(trade.agg_trade_id for trade in BTC if trade.time_ms >= EDGES[2])
+    spans = [(first - 100, first - 90), (first - 5, first + 5), (first + 20, first + 30)]
+    fills = [Fill(a, b, BTC[0].time_ms, BTC[-1].time_ms, True, 1) for a, b in spans]
+    journal.append({}, {}, {"BTCUSDT": fills, "ETHUSDT": fills})
+    journal.retire("BTCUSDT", EDGES[2])
+    left = [(fill.first_id, fill.last_id) for fill in journal.fills("BTCUSDT")]
+    assert left == [(first, first + 5), (first + 20, first + 30)]
+    assert len(journal.fills("ETHUSDT")) == 3
 
 
 def test_a_writer_that_still_claims_what_was_retired_is_not_believed(journal: TradeJournal) -> None:
