@@ -254,9 +254,11 @@ class Collector:
 
     def _tidy(self) -> None:
         """Seal an hour that has closed, and drop what is old and known to be in the database."""
+        # By the earlier of two clocks: one wrong answer of the exchange, which is believed ever after, must not drop it all.
+        now_ms = min(self._core.newest_ms, int(time.time() * 1000))
         for name in self._instruments:
             until_ms = FOREVER_MS if self._by_age else verified(self._journal.directory, name)
-            self._journal.maintain(name, self._core.newest_ms, self._retention_ms, until_ms)
+            self._journal.maintain(name, now_ms, self._retention_ms, until_ms)
 
     def _carry_out(self) -> None:
         for command in self._core.commands():

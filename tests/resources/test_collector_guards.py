@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,25 @@ def test_a_page_with_a_trade_far_ahead_of_the_exchange_s_clock_proves_nothing(tm
     with loopback(rest) as server:
         asyncio.run(fetch(server.root))
     assert len(asked) == 3, "the clock was asked for again before the page was refused"
+
+
+def test_one_wrong_answer_of_the_exchange_s_clock_drops_nothing(tmp_path: Path) -> None:
+    now_ms = int(time.time() * 1000)
+
+    def rest(call: Asked) -> tuple[int, str, dict[str, str]]:
+        return 200, json.dumps({"serverTime": FAR_MS} if call.path.endswith("time") else [event(1, now_ms)]), {}
+
+    async def fetch(root: str, journal: TradeJournal) -> None:
+        wanted = {NAME: (now_ms, FOREVER_MS)}
+        one = Collector(journal, BinanceRest(root), "ws://127.0.0.1:1", INSTRUMENTS, wanted, by_age=True)
+        await one._fetch(Fetch(NAME, None, now_ms))
+        one.flush()
+        one._tidy()
+        await one._rest.close()
+
+    with loopback(rest) as server, TradeJournal.write(tmp_path / "journal") as journal:
+        asyncio.run(fetch(server.root, journal))
+        assert len(journal.trades(NAME, 0, FAR_MS)) == 1
 
 
 def test_a_list_with_a_trade_far_ahead_of_the_clock_bridges_nothing(tmp_path: Path) -> None:
