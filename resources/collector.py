@@ -191,12 +191,7 @@ class Collector:
             }
             for name, stream in streams.items()
         }
-        absent = [
-            (name, *hole)
-            for name, stream in streams.items()
-            for hole in stream.ledger.holes()
-            if hole not in stream.ledger.open_holes()
-        ]
+        absent = [(name, *hole) for name, stream in streams.items() for hole in stream.ledger.absent_holes()]
         return {
             **self.statistics,
             **self._core.statistics,

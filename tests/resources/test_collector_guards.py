@@ -21,6 +21,7 @@ from tests.resources.simulated import exchange
 from trading.market.identified import IdentifiedTrade
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, HOUR_MS
+from trading.market.trade import AggTrade
 from trading.stream import bybit
 from trading.stream.collector import DOUBTED, CollectorCore
 from trading.stream.repair import FOREVER_MS, Fetch
@@ -123,6 +124,20 @@ def test_a_page_with_a_trade_far_ahead_of_the_exchange_s_clock_proves_nothing(tm
     with loopback(rest) as server:
         asyncio.run(fetch(server.root))
     assert len(asked) == 3, "the clock was asked for again before the page was refused"
+
+
+def test_a_collector_with_many_holes_says_how_it_is_within_a_beat(tmp_path: Path) -> None:
+    """While REST refuses, holes pile up by the thousand, and one that gives no sign of life is killed."""
+    trades = [AggTrade(2 * number, 1, 1, number, number, NOW_MS + number, False) for number in range(10_000)]
+    with TradeJournal.write(tmp_path / "journal") as journal:
+        one = collector(journal, "http://127.0.0.1:1", [])
+        stream = one._core.streams[NAME]
+        stream.take(trades)
+        stream.ledger.mark_absent(5)
+        started = time.perf_counter()
+        said = one.status()
+        assert time.perf_counter() - started < 1
+    assert (said["absent"], said["symbols"][NAME]["holes"]) == ([(NAME, 5, 5)], 9_998)
 
 
 def test_one_wrong_answer_of_the_exchange_s_clock_drops_nothing(tmp_path: Path) -> None:

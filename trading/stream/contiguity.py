@@ -114,6 +114,10 @@ class Ledger:
         """Return the missing ids that the exchange may still have."""
         return [(a.last_id + 1, b.first_id - 1) for a, b in pairwise(self.ranges) if not b.absent_before]
 
+    def absent_holes(self) -> list[tuple[int, int]]:
+        """Return the missing ids that the exchange does not have."""
+        return [(a.last_id + 1, b.first_id - 1) for a, b in pairwise(self.ranges) if b.absent_before]
+
     def mark_absent(self, last_id: int) -> None:
         """Note that the exchange has none of the missing ids up to `last_id`, the last one of a hole."""
         for held in self.ranges[1:]:
