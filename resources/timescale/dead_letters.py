@@ -86,9 +86,7 @@ class DeadLetters:
         # The exchange's clock may stand still, and several processes and threads write: no two may choose one name.
         final = self._directory / f"{batch.recorded_at_ms:015d}-{time.time_ns()}-{named}"
         unfinished = self._directory / f"{uuid.uuid4().hex}.unfinished"
-        content = (
-            io.BytesIO()
-        )  # polars, writing to a full disk, would raise its own error, which says that rows are wrong
+        content = io.BytesIO()  # on a full disk polars itself would raise an error that says that rows are wrong
         batch.frame.write_parquet(content, metadata=told)
         try:
             with unfinished.open("wb") as file:
