@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from resources.timescale.book_levels import lists, packed, unpacked
-from resources.timescale.copy_kernels import NOT_THESE_COLUMNS, count_rows, find_elements, find_fields
+from resources.timescale.copy_kernels import NOT_THESE_COLUMNS, are_alike, count_rows, find_elements, find_fields
 from resources.timescale.tables import NotStorable, Table
 from trading.compiled import read_only
 
@@ -233,11 +233,8 @@ def _fields(raw: Bytes, columns: int) -> _Fields:
     first = _walked(raw, at, end, columns, most=1)
     stride = int(first.places[0, -1] + max(0, first.sizes[0, -1])) - at if first.rows else 0
     if stride and (end - at) % stride == 0:
-        heads = [(at, ">i2", columns)]
-        layout = zip(first.places[0].tolist(), first.sizes[0].tolist(), strict=True)
-        heads += [(place - 4, ">i4", size) for place, size in layout]
         rows = (end - at) // stride
-        if all((np.ndarray((rows,), kind, raw, place, (stride,)) == value).all() for place, kind, value in heads):
+        if are_alike(_anywhere(raw, "=u4"), at, rows, stride, first.places[0]):
             return _Fields(raw, first.places, first.sizes, rows, stride)
     return _walked(raw, at, end, columns, most=len(raw))
 

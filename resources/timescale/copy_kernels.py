@@ -58,6 +58,22 @@ def find_fields(raw: Bytes, at: int, places: Places, sizes: Places) -> None:
 
 
 @njit(cache=True)
+def are_alike(words: NDArray[np.uint32], at: int, rows: int, stride: int, places: Places) -> bool:
+    """Return whether all rows have the layout of the first, whose fields lie at these places.
+
+    Item `i` of `words` is the four bytes that begin at byte `i`, in any order.
+    """
+    for row in range(1, rows):
+        begin = row * stride
+        if words[begin + at] != words[at]:  # how many fields there are
+            return False
+        for place in places:
+            if words[begin + place - 4] != words[place - 4]:
+                return False
+    return True
+
+
+@njit(cache=True)
 def find_elements(raw: Bytes, starts: Places, ends: Places, counts: Places, places: Places) -> bool:
     """Put down where each 8-byte element of lists begins, -1 for a null; return whether all lie inside their lists."""
     found = 0
