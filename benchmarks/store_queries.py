@@ -25,11 +25,14 @@ from resources.timescale.loop import begin, wait
 from resources.timescale.queries import MarketQueries
 from resources.timescale.store import MarketStore
 from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, CANDLE, CANDLE_1S, INDICATOR, PROFILE_MINUTE
+from trading.market.book import BookSnapshot
 from trading.market.candle import roll_up
 from trading.market.instrument import Instrument
 from trading.market.timeframe import CANDLE_TIMEFRAMES, DAY_MS, MINUTE_MS, SECOND_MS, Timeframe
+from trading.provider.book_seconds import book_seconds, book_snapshots
 from trading.provider.cache import DataCacheManager
 from trading.provider.provider import UnifiedDataProvider
+from trading.stream.book_recorder import BookRecord
 
 DAYS: Final = 560
 SYMBOLS: Final = 500
@@ -71,39 +74,15 @@ def profile_minutes(end_ms: int) -> pl.DataFrame:
 
 def books(end_ms: int, minutes: int = 10) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return one book a second with its seconds, up to a moment."""
-    times = np.arange(end_ms - minutes * MINUTE_MS, end_ms, SECOND_MS)
-    chance = np.random.default_rng(4)
-    side = {
-        name: [np.round(30_000 + sign * 0.01 * np.arange(20), 2).tolist()] * len(times)
-        for name, sign in (("bid_price", -1), ("ask_price", 1))
-    }
-    side["ask_price"] = [[round(price + 0.01, 2) for price in side["ask_price"][0]]] * len(times)
-    quantities = np.round(chance.exponential(1, (2, len(times), 20)) + 1e-5, 5).tolist()
-    snapshots = {
-        "time_ms": times,
-        "last_update_id": times,
-        **side,
-        "bid_quantity": quantities[0],
-        "ask_quantity": quantities[1],
-    }
-    seconds = {"time_ms": times} | {
-        name: chance.random(len(times)) * 0.5
-        for name in BOOK_1S.schema
-        if name not in ("time_ms", "snapshots", "known_at_ms")
-    }
-    seconds |= {
-        "best_bid": np.full(len(times), 30_000.0),
-        "best_ask": np.full(len(times), 30_000.01),
-        "snapshots": np.ones(len(times)),
-    }
-    frames = []
-    for columns, table in ((snapshots, BOOK_SNAPSHOT), (seconds, BOOK_1S)):
-        frames.append(
-            pl.DataFrame(columns | {"known_at_ms": times + SECOND_MS}, schema_overrides=table.schema).select(
-                list(table.schema)
-            )
-        )
-    return frames[0], frames[1]
+    chance, levels = np.random.default_rng(4), np.arange(20)
+    records = []
+    for time_ms in range(end_ms - minutes * MINUTE_MS, end_ms, SECOND_MS):
+        lots = 1 + (1e5 * chance.exponential(1, (2, 20))).astype(np.int64)
+        sides = np.column_stack((3_000_000 - levels, lots[0])), np.column_stack((3_000_001 + levels, lots[1]))
+        records.append(BookRecord(False, BookSnapshot(time_ms, time_ms, *sides)))
+    instrument, known = Instrument("sim", SYMBOL, SYMBOL[:-4], "USDT", 2, 5), pl.col("time_ms") + SECOND_MS
+    snapshots, seconds = book_snapshots(records, instrument), book_seconds(records, instrument)
+    return snapshots.with_columns(known_at_ms=known), seconds.with_columns(known_at_ms=known)
 
 
 def fill(store: MarketStore, bars: dict[Timeframe, pl.DataFrame], symbols: int) -> int:

@@ -11,7 +11,7 @@ import polars as pl
 
 from resources.timescale.binary_copy import decode as decode_rows
 from resources.timescale.binary_copy import encode as encode_rows
-from resources.timescale.tables import PROFILE_MINUTE
+from resources.timescale.tables import BOOK_1S, PROFILE_MINUTE
 from trading.indicators.recursion import indicators
 from trading.market.instrument import Instrument
 from trading.market.timeframe import MINUTE_MS
@@ -19,6 +19,7 @@ from trading.market.trade import AggTrade, trades_frame
 from trading.microstructure.profile_bins import extent
 from trading.microstructure.profile_minutes import profile_minutes
 from trading.microstructure.volume_profile import MIN_TRADES, volume_profile, volume_profile_of_minutes
+from trading.provider.book_tops import VOLUMES
 from trading.stream.batch import decode, encode
 from trading.stream.scanner import Scanner
 
@@ -42,6 +43,8 @@ def compile_all() -> None:
     lists = {name: [[1], [1, None]] for name in PROFILE_MINUTE.schema if name != "minute"}
     minutes = pl.DataFrame({"minute": [0, MINUTE_MS], **lists}, PROFILE_MINUTE.schema)
     decode_rows(PROFILE_MINUTE, encode_rows(PROFILE_MINUTE, minutes, ()))
+    second = {"time_ms": 0, **dict.fromkeys(VOLUMES, 1.0), "snapshots": 1}
+    decode_rows(BOOK_1S, encode_rows(BOOK_1S, pl.DataFrame([second], BOOK_1S.schema), ()))
     indicators(pl.DataFrame({"open_time": [0], "high": [1.0], "low": [1.0], "close": [1.0]}))
 
 

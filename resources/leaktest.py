@@ -21,6 +21,7 @@ from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, CANDLE, CANDLE_1S
 from resources.timescale.writing import Rows, Target, write_rows
 from trading.errors import TradingError
 from trading.market.timeframe import CANDLE_TIMEFRAMES, HOUR_MS, MINUTE_MS, Timeframe
+from trading.provider.book_tops import BEST, VOLUMES, completed
 from trading.provider.frames import KnowsTooMuch
 from trading.provider.provider import UnifiedDataProvider
 from trading.provider.question import INDICATED
@@ -33,10 +34,10 @@ SERIES: tuple[tuple[Table, Timeframe | None], ...] = (
     (BOOK_1S, None),
 )
 FACTORS = {
-    **dict.fromkeys(("open", "high", "low", "close", "best_bid", "best_ask", "mid_price"), 1.5),
-    **dict.fromkeys(("volume", "bid_volume", "ask_volume", "spread_bps"), 2.0),
-    **dict.fromkeys(("imbalance_1", "imbalance_5", "imbalance_20"), -0.5),
-    **dict.fromkeys(("bid_price", "ask_price"), 2.0),
+    **dict.fromkeys(("open", "high", "low", "close"), 1.5),
+    # Twice a number has no more decimals, which a book would not hold.
+    **dict.fromkeys(("volume", "bid_price", "ask_price", *BEST), 2.0),
+    **{name: 4.0 if name.startswith("bid") else 2.0 for name in VOLUMES},
 }
 
 
@@ -151,6 +152,8 @@ class _Moment:
             *(_times(name, factor, held.schema[name]) for name, factor in factors.items()),
             known_at_ms=pl.max_horizontal("known_at_ms", pl.lit(self._at_ms + 1)),
         )
+        if table is BOOK_1S:
+            noisy = completed(noisy)
         if exact:
             noisy = noisy.filter(pl.int_range(pl.len()) % 3 != 1)
         written = await write_rows(connection, self._market._storage, target, Rows.of(noisy, target), exact)

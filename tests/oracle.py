@@ -14,6 +14,7 @@ from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, CANDLE, CANDLE_1S
 from trading.market.candle import RANK
 from trading.market.instrument import Instrument
 from trading.market.timeframe import MINUTE_MS, Timeframe
+from trading.provider.book_tops import BEST, VOLUMES, completed
 
 T0 = 1_700_006_400_000
 """Midnight, so that every timeframe opens there."""
@@ -174,18 +175,12 @@ def _book(draw: st.DrawFn, time: int) -> Row:
 
 @st.composite
 def _book_second(draw: st.DrawFn, time: int) -> Row:
-    middle = draw(_prices) / 100
-    return {
-        "time_ms": time,
-        "best_bid": middle - 0.01,
-        "best_ask": middle + 0.01,
-        "mid_price": middle,
-        "spread_bps": draw(st.integers(0, 50)) / 7,
-        "bid_volume": draw(st.integers(0, 99)) / 3,
-        "ask_volume": draw(st.integers(0, 99)) / 3,
-        **{f"imbalance_{depth}": draw(st.none() | st.integers(-10, 10).map(lambda n: n / 10)) for depth in (1, 5, 20)},
-        "snapshots": draw(st.integers(0, 3)),
-    }
+    middle, sided = draw(_prices), draw(st.sampled_from([(True, True), (False, True), (True, False), (False, False)]))
+    best = [(middle + step) / 100 if there else None for step, there in zip((-1, 1), sided, strict=True)]
+    lots = [sorted(draw(st.lists(st.integers(0, 500), min_size=3, max_size=3))) for _ in BEST]
+    volumes = [lot / 100 for side in lots for lot in side]
+    tops = pl.DataFrame([[*best, *volumes]], dict.fromkeys((*BEST, *VOLUMES), pl.Float64), orient="row")
+    return {"time_ms": time, **completed(tops).row(0, named=True), "snapshots": draw(st.integers(0, 3))}
 
 
 @st.composite

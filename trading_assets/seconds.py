@@ -106,9 +106,13 @@ def book_snapshots(
     metadata=column_schema(
         {
             "time": "timestamptz, begin of the second",
-            **dict.fromkeys(("best_bid", "best_ask", "mid_price"), "float8, quote currency"),
+            **dict.fromkeys(("best_bid", "best_ask"), "float8, quote currency"),
+            **dict.fromkeys(("bid_volume_1", "bid_volume_5"), "float8, top 1 and 5 levels, base currency"),
+            "bid_volume": "float8, top 20 levels, base currency",
+            **dict.fromkeys(("ask_volume_1", "ask_volume_5"), "float8, top 1 and 5 levels, base currency"),
+            "ask_volume": "float8, top 20 levels, base currency",
+            "mid_price": "float8, quote currency",
             "spread_bps": "float8",
-            **dict.fromkeys(("bid_volume", "ask_volume"), "float8, top 20 levels, base currency"),
             **dict.fromkeys(("imbalance_1", "imbalance_5", "imbalance_20"), "float8, -1 … 1, of so many levels"),
             "snapshots": "integer, books of this second; 0: one stands from before",
             "known_at": "timestamptz",

@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from resources.timescale.book_levels import lists, packed, unpacked
+from resources.timescale.book_levels import lists
 from resources.timescale.copy_kernels import NOT_THESE_COLUMNS, are_alike, count_rows, find_elements, find_fields
-from resources.timescale.tables import NotStorable, Table
+from resources.timescale.counted import NotStorable
+from resources.timescale.tables import Table
 from trading.compiled import read_only
 
 Bytes = NDArray[np.uint8]
@@ -53,13 +54,13 @@ def encode(table: Table, frame: pl.DataFrame, scope: tuple[int | str, ...]) -> b
     """Return a frame as binary COPY with the scope's values in front of each row.
 
     Raises:
-        NotStorable: A time lies outside the years 1 to 9999, or a level of a book is no multiple of any step.
+        NotStorable: A time lies outside the years 1 to 9999, or a number of a book is no multiple of any step.
     """
-    frame = packed(frame) if table.levels_in else frame
+    counted = table.counted.packed(frame) if table.counted else {}
     rows = len(frame)
     fields = [_constant(value, rows) for value in scope]
     for name, kind in table.stored.items():
-        column = frame[name]
+        column = counted[name] if name in counted else frame[name]
         column = column if column.dtype == kind else column.cast(kind)
         if table.is_moment(name):
             fields.append(_moments(name, column))
@@ -172,29 +173,20 @@ def decode(table: Table, copied: bytes | bytearray | memoryview) -> pl.DataFrame
     Raises:
         NotBinaryCopy: It is something else, or its columns are.
     """
-    rows = decode_columns({name: (kind, table.is_moment(name)) for name, kind in table.stored.items()}, copied)
-    return unpacked(rows).select(list(table.schema)) if table.levels_in else rows
-
-
-def decode_columns(
-    columns: dict[str, tuple[type[pl.DataType] | pl.DataType, bool]], copied: bytes | bytearray | memoryview
-) -> pl.DataFrame:
-    """Return the frame of a binary COPY of any columns.
-
-    Args:
-        columns: Type of each by its name, and whether it is a `timestamptz` that becomes epoch milliseconds.
-        copied: The answer, whole.
-
-    Raises:
-        NotBinaryCopy: It is something else, or its columns are.
-    """
     raw = read_only(np.frombuffer(copied, np.uint8))
     if bytes(raw[: len(HEADER)]) != HEADER or bytes(raw[-len(TRAILER) :]) != TRAILER:
         raise NotBinaryCopy("no binary COPY, or not all of it")
-    fields = _fields(raw, len(columns))
-    return pl.DataFrame(
-        [_read(fields, number, name, kind, moment) for number, (name, (kind, moment)) in enumerate(columns.items())]
-    )
+    fields, columns, units = _fields(raw, len(table.stored)), dict[str, pl.Series](), dict[str, Any]()
+    for number, (name, kind) in enumerate(table.stored.items()):
+        if table.counted is None or name not in table.counted.columns:
+            columns[name] = _read(fields, number, name, kind, table.is_moment(name))
+        elif isinstance(kind, pl.List):
+            units[name] = _read_list(fields.raw, *fields.of(number), kind)
+        else:
+            units[name], _ = _read_numbers(fields, number, kind)
+    if table.counted is not None:
+        columns |= table.counted.unpacked(units)
+    return pl.DataFrame([columns[name] for name in table.schema])
 
 
 @dataclass(frozen=True)
@@ -256,20 +248,25 @@ def _read(fields: _Fields, number: int, name: str, kind: Any, moment: bool) -> p
         return _read_list(fields.raw, *fields.of(number), kind).alias(name)
     if kind == pl.String:
         return _read_text(fields, number).alias(name)
-    wire, known = np.dtype(WIRE[kind]), None
-    if fields.stride and fields.sizes[0, number] == wire.itemsize:
-        values = fields.grid(number, wire.str).astype(wire.newbyteorder("="))
-    else:
-        places, sizes = fields.of(number)
-        known = sizes >= 0
-        if not (sizes[known] == wire.itemsize).all():
-            raise NotBinaryCopy(f"a value of {sizes.max()} bytes is no {kind}")
-        values = np.zeros(len(places), wire.newbyteorder("="))
-        values[known] = _anywhere(fields.raw, wire.str)[places[known]]
+    values, known = _read_numbers(fields, number, kind)
     if moment:
         values = values // 1000 + EPOCH_MS
     column = pl.Series(name, values.view(bool) if kind == pl.Boolean else values)
     return column if known is None or known.all() else column.scatter(np.flatnonzero(~known), None)
+
+
+def _read_numbers(fields: _Fields, number: int, kind: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return the values of a column, 0 for a null, and which are known; None: all."""
+    wire = np.dtype(WIRE[kind])
+    if fields.stride and fields.sizes[0, number] == wire.itemsize:
+        return fields.grid(number, wire.str).astype(wire.newbyteorder("=")), None
+    places, sizes = fields.of(number)
+    known = sizes >= 0
+    if not (sizes[known] == wire.itemsize).all():
+        raise NotBinaryCopy(f"a value of {sizes.max()} bytes is no {kind}")
+    values = np.zeros(len(places), wire.newbyteorder("="))
+    values[known] = _anywhere(fields.raw, wire.str)[places[known]]
+    return values, known
 
 
 def _read_text(fields: _Fields, number: int) -> pl.Series:

@@ -1,31 +1,28 @@
-"""A book is kept as integers: its best prices in ticks, the steps from there to each further price, and lots.
+"""The levels of a book are kept as its best prices in ticks, the steps from there to each further price, and lots.
 
 Floats of 20 levels are new bytes each second; steps and lots are small and often what they were a second ago, which is what
-a columnstore makes small. A row says in how many decimals it counts, the fewest that hold all of its numbers, so that it is
-the same row whoever writes it and is read without asking for its instrument. Every float comes back bit for bit.
+a columnstore makes small.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from resources.timescale.tables import LEVELS, NotStorable
-from trading.market.book import BOOK_SNAPSHOT_SCHEMA
+from resources.timescale.counted import DECIMALS, INEXACT, WHOLE_STEPS, Counted, NotStorable
+from trading.market.decimals import POWERS, Integers, fewest_decimals, in_units
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-MOST_DECIMALS: Final = 12
-LARGEST: Final = 2.0**53
-"""Floats tell all integers below it apart."""
-
-_POWERS: Final = 10.0 ** np.arange(MOST_DECIMALS + 1)
+_COLUMNS: Final = {
+    **DECIMALS,
+    **dict.fromkeys(("best_bid", "best_ask"), pl.Int64),
+    **dict.fromkeys(("bid_steps", "bid_lots", "ask_steps", "ask_lots"), pl.List(pl.Int64)),
+}
 
 
-def packed(books: pl.DataFrame) -> pl.DataFrame:
-    """Return rows that have the columns of `BOOK_SNAPSHOT_SCHEMA` with those of `LEVELS` in place of its lists.
+def packed(books: pl.DataFrame) -> dict[str, pl.Series]:
+    """Return the columns of `LEVELS` that the lists of `BOOK_SNAPSHOT_SCHEMA` are kept in.
 
     Raises:
         NotStorable: A number is none, has more than 12 decimals, or more digits than a float holds.
@@ -34,10 +31,13 @@ def packed(books: pl.DataFrame) -> pl.DataFrame:
     units: dict[str, tuple[Integers, Integers]] = {}
     for what in ("price", "quantity"):
         sides = [_flat(books[f"{side}_{what}"]) for side in ("bid", "ask")]
-        decimals = np.maximum(*(_decimals(values, counts) for values, counts in sides))
+        decimals = np.maximum(*(fewest_decimals(values, counts) for values, counts in sides))
         columns[f"{what}_decimals"] = pl.Series(decimals)
         for side, (values, counts) in zip(("bid", "ask"), sides, strict=True):
-            units[f"{side}_{what}"] = _units(values, np.repeat(decimals, counts)), counts
+            counted, exact = in_units(values, np.repeat(decimals, counts))
+            if not exact.all():
+                raise NotStorable(f"{values[~exact][0]} in a book has {INEXACT}", WHOLE_STEPS)
+            units[f"{side}_{what}"] = counted, counts
     for side in ("bid", "ask"):
         ticks, counts = units[f"{side}_price"]
         first = (np.cumsum(counts) - counts)[counts > 0]
@@ -45,11 +45,11 @@ def packed(books: pl.DataFrame) -> pl.DataFrame:
         columns[f"best_{side}"] = best.scatter(np.flatnonzero(counts > 0), ticks[first])
         columns[f"{side}_steps"] = lists(np.delete(np.diff(ticks, prepend=0), first), np.maximum(counts - 1, 0))
         columns[f"{side}_lots"] = lists(*units[f"{side}_quantity"])
-    return books.drop(_LISTS).with_columns(**columns)
+    return columns
 
 
-def unpacked(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return what `packed` was made of."""
+def unpacked(rows: Mapping[str, Any]) -> dict[str, pl.Series]:
+    """Return the lists that `packed` was made of."""
     columns: dict[str, pl.Series] = {}
     for side in ("bid", "ask"):
         lots, counts = _flat(rows[f"{side}_lots"])
@@ -57,7 +57,7 @@ def unpacked(rows: pl.DataFrame) -> pl.DataFrame:
         first = np.cumsum(counts) - counts
         there = counts > 0
         moves = np.zeros(len(lots), np.int64)
-        moves[first[there]] = rows[f"best_{side}"].drop_nulls().to_numpy()
+        moves[first[there]] = rows[f"best_{side}"][there]
         further = np.ones(len(lots), np.bool_)
         further[first[there]] = False
         moves[further] = steps
@@ -65,9 +65,10 @@ def unpacked(rows: pl.DataFrame) -> pl.DataFrame:
         before = np.append(0, np.cumsum(moves))[first]
         ticks = np.cumsum(moves) - np.repeat(before, counts)
         for what, of_levels in (("price", ticks), ("quantity", lots)):
-            decimals = rows[f"{what}_decimals"].to_numpy()
-            columns[f"{side}_{what}"] = lists(of_levels / _POWERS[np.repeat(decimals, counts)], counts)
-    return rows.drop(LEVELS).with_columns(**columns)
+            of_level = np.repeat(rows[f"{what}_decimals"], counts)
+            name = f"{side}_{what}"
+            columns[name] = lists(of_levels / POWERS[of_level], counts).alias(name)
+    return columns
 
 
 def lists(values: NDArray[Any], counts: Integers) -> pl.Series:
@@ -79,37 +80,10 @@ def lists(values: NDArray[Any], counts: Integers) -> pl.Series:
     return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(np.append(0, np.cumsum(counts)), values)))
 
 
-_LISTS: Final = [name for name, kind in BOOK_SNAPSHOT_SCHEMA.items() if isinstance(kind, pl.List)]
-
-
 def _flat(column: pl.Series) -> tuple[NDArray[Any], Integers]:
     """Return the values of lists in a row, and how many each has."""
     counts = column.list.len().cast(pl.Int64).to_numpy()
     return column.filter(pl.Series(counts > 0, dtype=pl.Boolean)).explode().to_numpy(), counts
 
 
-def _decimals(values: Floats, counts: Integers) -> Integers:
-    """Return for each list the fewest decimals in which all of its numbers can be written."""
-    found, of_row = np.zeros(len(counts), np.int64), np.repeat(np.arange(len(counts)), counts)
-    left = np.arange(len(values))
-    with np.errstate(over="ignore"):
-        for decimals, power in enumerate(_POWERS):
-            left = left[np.rint(values[left] * power) / power != values[left]]
-            if not len(left):
-                break
-            found[of_row[left]] = decimals + 1
-    if len(left):
-        raise NotStorable(f"{values[left[0]]} is no price or quantity of up to {MOST_DECIMALS} decimals", _HINT)
-    return found
-
-
-def _units(values: Floats, decimals: Integers) -> Integers:
-    with np.errstate(over="ignore"):
-        scaled = np.rint(values * _POWERS[decimals])
-    wrong = ~((np.abs(scaled) < LARGEST) & (scaled / _POWERS[decimals] == values))
-    if wrong.any():
-        raise NotStorable(f"{values[wrong][0]} has more digits than ticks and lots hold", _HINT)
-    return scaled.astype(np.int64)
-
-
-_HINT: Final = "a book's numbers are multiples of its instrument's steps"
+LEVELS: Final = Counted("book", _COLUMNS, pl.List(pl.Float64), packed, unpacked)

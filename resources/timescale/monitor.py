@@ -21,7 +21,7 @@ from resources.timescale.backend import PARTITIONED
 from resources.timescale.connections import SESSION
 from resources.timescale.migrations import Backend, backend_of
 from resources.timescale.queries import MarketQueries
-from resources.timescale.tables import BOOK_SNAPSHOT, TRADE
+from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, TRADE
 from trading.errors import TradingError
 from trading.market.timeframe import CANDLE_TIMEFRAMES, DAY_MS, HOUR_MS, MINUTE_MS, Timeframe
 
@@ -32,7 +32,7 @@ BIG_ROWS: Final = 10_000
 ROOM_DAYS: Final = 30
 """A disk that will be full sooner than this is an alarm."""
 
-SMALLER: Final = {TRADE.name: 0.80, BOOK_SNAPSHOT.relation: 0.80}
+SMALLER: Final = dict.fromkeys((TRADE.name, BOOK_SNAPSHOT.relation, BOOK_1S.relation), 0.80)
 """Share of its bytes that the columnstore is to save, by table; an alarm from `BIG_BYTES` on."""
 
 BIG_BYTES: Final = 256 * 2**20

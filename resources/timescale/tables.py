@@ -10,7 +10,9 @@ from typing import Final
 
 import polars as pl
 
-from trading.errors import TradingError
+from resources.timescale.book_levels import LEVELS
+from resources.timescale.book_tops import TOPS
+from resources.timescale.counted import Counted
 from trading.indicators.columns import INDICATOR_SCHEMA
 from trading.market.book import BOOK_SNAPSHOT_SCHEMA
 from trading.market.candle import CANDLE_SCHEMA, RANK
@@ -21,17 +23,6 @@ from trading.microstructure.order_flow import MINUTE_FLOW_SCHEMA
 from trading.microstructure.profile_minutes import PROFILE_MINUTE_SCHEMA
 from trading.provider.book_seconds import BOOK_1S_SCHEMA
 from trading.rag.features import FEATURES
-
-LEVELS: Final[dict[str, type[pl.DataType] | pl.DataType]] = {
-    **dict.fromkeys(("price_decimals", "quantity_decimals"), pl.Int32),
-    **dict.fromkeys(("best_bid", "best_ask"), pl.Int64),
-    **dict.fromkeys(("bid_steps", "bid_lots", "ask_steps", "ask_lots"), pl.List(pl.Int64)),
-}
-"""In which columns the levels of a book are kept; see `resources.timescale.book_levels`."""
-
-
-class NotStorable(TradingError):
-    """A value has no place in the database's type."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +41,7 @@ class Table:
         revised: Whether a version that is replaced stays in `md.{name}_revision`; such a frame ends with `known_at_ms`.
         length_ms: How long after `time` a row is over, where that is not its timeframe's length.
         moments: Database names of further frame columns that are epoch ms here and `timestamptz` there.
-        levels_in: Relation that holds the rows where they are books, with `LEVELS` in place of their lists; who asks in
-            SQL has a view of the table's own name.
+        counted: How the rows are kept where that is as integers; who asks in SQL has a view of the table's own name.
     """
 
     name: str
@@ -65,22 +55,17 @@ class Table:
     revised: bool = False
     length_ms: int = 0
     moments: Mapping[str, str] = field(default_factory=dict)
-    levels_in: str = ""
+    counted: Counted | None = None
 
     @property
     def relation(self) -> str:
         """Name inside the schema of what holds the rows."""
-        return self.levels_in or self.name
+        return self.counted.relation if self.counted else self.name
 
     @property
     def stored(self) -> dict[str, type[pl.DataType] | pl.DataType]:
         """What a row has in the database, by frame column."""
-        if not self.levels_in:
-            return self.schema
-        kept: dict[str, type[pl.DataType] | pl.DataType] = {}
-        for name, kind in self.schema.items():
-            kept |= LEVELS if isinstance(kind, pl.List) else {name: kind}
-        return kept
+        return self.counted.stored(self.schema) if self.counted else self.schema
 
     def column(self, name: str) -> str:
         """Return the database's name of a frame column."""
@@ -150,7 +135,7 @@ BOOK_SNAPSHOT: Final = Table(
     dict(BOOK_SNAPSHOT_SCHEMA),
     revised=True,
     moments=_KNOWN,
-    levels_in="book",
+    counted=LEVELS,
 )
 BOOK_1S: Final = Table(
     "book_1s",
@@ -161,6 +146,7 @@ BOOK_1S: Final = Table(
     revised=True,
     length_ms=1_000,
     moments=_KNOWN,
+    counted=TOPS,
 )
 
 

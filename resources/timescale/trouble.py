@@ -10,7 +10,7 @@ from typing import Final
 import asyncpg
 import polars as pl
 
-from resources.timescale.tables import NotStorable
+from resources.timescale.counted import NotStorable
 from trading.errors import TradingError
 
 

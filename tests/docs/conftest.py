@@ -14,6 +14,7 @@ from tests.synthetic import MARKET
 from trading.market.candle import candles_from_trades, merge_sources, native_candles, roll_up
 from trading.market.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, ROLLED_UP, SECOND_MS, Timeframe
 from trading.microstructure.profile_minutes import profile_minutes
+from trading.provider.book_tops import VOLUMES, completed
 from trading.stream.contiguity import IdRange
 
 SYMBOL = "BTCUSDT"
@@ -73,9 +74,8 @@ def fill(store: MarketStore) -> None:
     ]
     frame = pl.DataFrame(books, schema=BOOK_SNAPSHOT.schema, orient="row")
     store.write(BOOK_SNAPSHOT, SYMBOL, frame, END - HOUR_MS, END)
-    of_second = [
-        (at, price - 0.01, price + 0.01, price, 0.003, 1.0, 2.0, -1 / 3, -1 / 3, -1 / 3, 1, None)
-        for at in range(END - 10 * MINUTE_MS, END, SECOND_MS)
-    ]
-    rows = pl.DataFrame(of_second, schema=BOOK_1S.schema, orient="row")
-    store.write(BOOK_1S, SYMBOL, rows, END - HOUR_MS, END)
+    second = {"best_bid": price - 0.01, "best_ask": price + 0.01, "snapshots": 1}
+    second |= {name: 1.0 if name.startswith("bid") else 2.0 for name in VOLUMES}
+    of_second = [{"time_ms": at} | second for at in range(END - 10 * MINUTE_MS, END, SECOND_MS)]
+    rows = pl.DataFrame(of_second, schema=BOOK_1S.schema)
+    store.write(BOOK_1S, SYMBOL, completed(rows), END - HOUR_MS, END)

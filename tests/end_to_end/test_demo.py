@@ -23,6 +23,7 @@ from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, FEATURE
 from tests.end_to_end.running import trading
 from tests.recorded import recorded
 from trading.market.timeframe import Timeframe
+from trading.provider.book_tops import VOLUMES
 from trading.stream.contiguity import IdRange
 from trading_assets.checks import CHECKS
 from trading_assets.cli.similar import similar
@@ -116,7 +117,7 @@ def add_book(market: MarketStore) -> None:
 
 def add_second(market: MarketStore) -> None:
     """Add a second of a book that nobody recorded."""
-    row = {"time_ms": NOBODYS_MS, "bid_volume": 1.0, "ask_volume": 1.0, "snapshots": 1, "known_at_ms": None}
+    row = {"time_ms": NOBODYS_MS, **dict.fromkeys(VOLUMES, 1.0), "snapshots": 1, "known_at_ms": None}
     market.write(BOOK_1S, SYMBOL, pl.DataFrame([row], schema=BOOK_1S.schema), NOBODYS_MS, NOBODYS_MS + 1)
 
 

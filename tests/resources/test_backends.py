@@ -37,6 +37,7 @@ from trading.market.candle import CANDLE_SCHEMA, roll_up
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, ROLLED_UP, SECOND_MS, Timeframe
 from trading.market.trade import TRADE_SCHEMA
+from trading.provider.book_tops import VOLUMES, completed
 from trading.stream.contiguity import IdRange
 
 SEEDS: Final = range(40) if os.environ.get("SOAK") else range(2)
@@ -175,15 +176,20 @@ def books(rng: np.random.Generator, lo_ms: int, hi_ms: int) -> tuple[pl.DataFram
         "known_at_ms": None,
     }
     seconds = np.unique(times // SECOND_MS) * SECOND_MS
-    rows = {name: rng.uniform(-1, 1, len(seconds)) for name in BOOK_1S.schema}
-    rows |= {"time_ms": seconds, "best_bid": np.full(len(seconds), 1000.0), "best_ask": np.full(len(seconds), 1000.01)}
-    rows |= {
-        name: rng.uniform(0, 1e3, len(seconds)) for name in ("bid_volume", "ask_volume", "spread_bps", "mid_price")
+    volumes = np.sort(rng.integers(0, 10**8, (len(seconds), 2, 3)), axis=2).reshape(-1, 6) / 1e5
+    rows = dict(zip(VOLUMES, volumes.T, strict=True)) | {
+        "time_ms": seconds,
+        "snapshots": rng.integers(0, 9, len(seconds)),
     }
-    rows |= {"snapshots": rng.integers(0, 9, len(seconds)), "known_at_ms": None}  # pyright: ignore[reportAssignmentType]
+    best = {
+        "best_bid": rng.integers(99_000, 100_000, len(seconds)) / 100,
+        "best_ask": [1000.01, 1000.1, None][len(seconds) % 3],
+    }
     return (
         pl.DataFrame(snapshots).select(pl.col(name).cast(kind) for name, kind in BOOK_SNAPSHOT.schema.items()),
-        pl.DataFrame(rows).select(pl.col(name).cast(kind) for name, kind in BOOK_1S.schema.items()),
+        completed(pl.DataFrame(rows | best | {"known_at_ms": None}, schema_overrides={"best_ask": pl.Float64})).select(
+            pl.col(name).cast(kind) for name, kind in BOOK_1S.schema.items()
+        ),
     )
 
 

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from resources.timescale import binary_copy, tables
 from resources.timescale.binary_copy import NotBinaryCopy
+from resources.timescale.counted import NotStorable
 from resources.timescale.loop import wait
 from resources.timescale.store import MarketStore
-from resources.timescale.tables import NotStorable, Table
+from resources.timescale.tables import Table
 
 TABLES = [
-    replace(table, name=table.relation, schema=table.stored, levels_in="")
+    replace(table, name=table.relation, schema=table.stored, counted=None)
     for table in vars(tables).values()
     if isinstance(table, Table)
 ]

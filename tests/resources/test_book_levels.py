@@ -1,6 +1,7 @@
 """Books that are kept as integers come back as the floats they were, to the program and to who asks in SQL."""
 
 from decimal import Decimal
+from typing import Any
 
 import asyncpg
 import polars as pl
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.timescale.book_levels import packed, unpacked
+from resources.timescale.book_levels import LEVELS, packed, unpacked
+from resources.timescale.counted import NotStorable
 from resources.timescale.store import MarketStore
-from resources.timescale.tables import BOOK_SNAPSHOT, LEVELS, NotStorable
+from resources.timescale.tables import BOOK_SNAPSHOT
 from tests.trading.provider.test_book_seconds import BTC, recorded_books
 from trading.market.book import BOOK_SNAPSHOT_SCHEMA
 from trading.market.instrument import Instrument
@@ -38,19 +40,27 @@ def frame(books: list[tuple[Side, Side]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=BOOK_SNAPSHOT_SCHEMA, orient="row")
 
 
+def kept_in(books: pl.DataFrame) -> pl.DataFrame:
+    return pl.DataFrame(packed(books)).select(list(LEVELS.columns))
+
+
+def as_read(rows: pl.DataFrame) -> dict[str, Any]:
+    return {column.name: column if column.dtype == pl.List else column.fill_null(0).to_numpy() for column in rows}
+
+
 @given(st.lists(st.tuples(sides(), sides()), max_size=6))
 def test_books_come_back_bit_for_bit_and_alone_as_among_others(books: list[tuple[Side, Side]]) -> None:
     # Nine digits above and twelve decimals below are more than a float holds; then the row is refused, and no other.
     kept = []
     for book in books:
         try:
-            kept.append((book, packed(frame([book])).select(list(LEVELS)).row(0)))
+            kept.append((book, kept_in(frame([book])).row(0)))
         except NotStorable as refusal:
             assert "more digits" in str(refusal)
     whole = frame([book for book, _ in kept])
-    rows = packed(whole)
-    assert rows.select(list(LEVELS)).rows() == [row for _, row in kept]
-    assert unpacked(rows).select(whole.columns).equals(whole)
+    rows = kept_in(whole)
+    assert rows.rows() == [row for _, row in kept]
+    assert pl.DataFrame(unpacked(as_read(rows))).select(SIDES).equals(whole.select(SIDES))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 1 / 3, 1e-13, 2.0**53, 1e300])

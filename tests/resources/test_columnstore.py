@@ -22,6 +22,7 @@ from trading.market.candle import candles_from_trades, roll_up
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, MINUTE_MS, ROLLED_UP, SECOND_MS, Timeframe
 from trading.market.trade import TRADE_SCHEMA
+from trading.provider.book_tops import DEPTHS, VOLUMES, completed
 
 pytestmark = pytest.mark.skipif(not os.environ.get("SOAK"), reason="a month takes half an hour: SOAK=1")
 
@@ -32,7 +33,7 @@ BTC = Instrument("sim", "BTCUSDT", "BTC", "USDT", 2, 5)
 LEAST_SAVED_PCT = {
     "trade": 85.0,
     "book": 85.0,
-    "book_1s": 60.0,
+    "book_second": 85.0,
     "candle_1s": 60.0,
     "candle": 60.0,
     "all": 80.0,
@@ -67,36 +68,28 @@ def books(rng: np.random.Generator, made: pl.DataFrame, day_ms: int) -> tuple[pl
     mid = made["price"].to_numpy()[at]
     bid, ask = (_occupied(mid, step) for step in (-1, 1))
     resting = rng.lognormal(9, 1.5, 2**16).astype(np.int64) + 1
-    bids, asks = (resting[_last_change(price) % len(resting)] / 1e5 for price in (bid, ask))
+    bids, asks = (resting[_last_change(price) % len(resting)] for price in (bid, ask))
     frame = {
         "time_ms": moments + rng.integers(900, 1000, len(moments)),
         "last_update_id": np.cumsum(rng.integers(50, 200, len(moments))) + day_ms,
         "bid_price": (bid / 100).tolist(),
-        "bid_quantity": bids.tolist(),
+        "bid_quantity": (bids / 1e5).tolist(),
         "ask_price": (ask / 100).tolist(),
-        "ask_quantity": asks.tolist(),
+        "ask_quantity": (asks / 1e5).tolist(),
         "known_at_ms": None,
     }
-    imbalances = {
-        f"imbalance_{n}": (bids[:, :n].sum(1) - asks[:, :n].sum(1)) / (bids[:, :n].sum(1) + asks[:, :n].sum(1))
-        for n in (1, 5, 20)
-    }
-    middle = (bid[:, 0] + ask[:, 0]) / 200
+    volumes = [(side[:, :depth].sum(1) / 1e5) for side in (bids, asks) for depth in DEPTHS]
     seconds = {
         "time_ms": moments,
         "best_bid": bid[:, 0] / 100,
         "best_ask": ask[:, 0] / 100,
-        "mid_price": middle,
-        "spread_bps": 0.01 / middle * 1e4,
-        "bid_volume": bids.sum(1).round(5),
-        "ask_volume": asks.sum(1).round(5),
-        **imbalances,
+        **dict(zip(VOLUMES, volumes, strict=True)),
         "snapshots": rng.integers(0, 11, len(moments)),
         "known_at_ms": None,
     }
     return (
         pl.DataFrame(frame).select(pl.col(name).cast(kind) for name, kind in BOOK_SNAPSHOT.schema.items()),
-        pl.DataFrame(seconds).select(pl.col(name).cast(kind) for name, kind in BOOK_1S.schema.items()),
+        completed(pl.DataFrame(seconds)).select(pl.col(name).cast(kind) for name, kind in BOOK_1S.schema.items()),
     )
 
 
@@ -171,7 +164,7 @@ def test_a_month_becomes_small() -> None:
         )
         totals = {"before": 0, "after": 0}
         saved = {}
-        for name in ("trade", "candle_1s", "book", "book_1s", "candle", "indicator"):
+        for name in ("trade", "candle_1s", "book", "book_second", "candle", "indicator"):
             row = store.fetch(query, f"md.{name}")[0]
             rows = store.fetch(f"SELECT count(*) AS n FROM md.{name}")[0]["n"]
             totals = {part: total + row[part] for part, total in totals.items()}

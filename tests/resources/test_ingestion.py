@@ -28,6 +28,7 @@ from trading.market.instrument import Instrument
 from trading.market.timeframe import MINUTE_MS, Timeframe
 from trading.market.trade import AggTrade, trades_frame
 from trading.provider.book_seconds import book_seconds, book_snapshots
+from trading.provider.book_tops import VOLUMES
 from trading.provider.cache import DataCacheManager
 from trading.provider.pipeline import Batch, Buffers, PipelineFull, PipelineStopped, Series
 from trading.provider.validation import DataValidator, RefusedRow
@@ -57,7 +58,7 @@ def server(market: MarketStore) -> Iterator[str]:
 @pytest.fixture
 def store(server: str) -> Iterator[MarketStore]:
     with MarketStore(server, "sim") as opened:
-        names = "candle, candle_revision, candle_1s, candle_1s_revision, trade, book, book_1s, trade_coverage, day"
+        names = "candle, candle_revision, candle_1s, candle_1s_revision, trade, book, book_second, trade_coverage, day"
         if isinstance(opened._storage, Partitions):
             opened.execute("TRUNCATE md.candle_rollup")
         opened.execute("TRUNCATE " + ", ".join(f"md.{name}" for name in names.split(", ")))
@@ -146,9 +147,9 @@ def test_rows_of_each_kind_are_seen_at_once_and_stored_when_acknowledged(
                 await pipeline.ingest_ohlcv_candle("BTCUSDT", Timeframe.S1, bar)
             await pipeline.ingest(CANDLE, "ETHUSDT", bars(6_000), Timeframe.M1)
             assert cache.get_latest_ohlcv("ETHUSDT", Timeframe.M1, 5).equals(bars(5, 5_995))
-            second = {name: 1.0 if name in ("bid_volume", "ask_volume") else None for name in BOOK_1S.schema}
-            second |= {"time_ms": T0, "snapshots": 3}
-            await pipeline.ingest(BOOK_1S, "ETHUSDT", pl.DataFrame([second], schema=BOOK_1S.schema))
+            second = {"time_ms": T0, **dict.fromkeys(VOLUMES, 1.0), "snapshots": 3}
+            told = pl.DataFrame([second, second | {"imbalance_1": 0.0}], schema=BOOK_1S.schema)
+            await pipeline.ingest(BOOK_1S, "ETHUSDT", told)  # without a side there is no balance: the other is refused
         assert pipeline.statistics.waiting == 0
         assert pipeline.statistics.taken == pipeline.statistics.inserted == 50 + 10 + 3 + 3 + 6_000 + 1
 

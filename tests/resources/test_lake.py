@@ -30,6 +30,7 @@ from resources.timescale.store import MarketStore
 from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, CANDLE, CANDLE_1S, TRADE
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Timeframe
+from trading.provider.book_tops import VOLUMES, completed
 from trading.stream.contiguity import IdRange
 
 SYMBOL = "湖人USDT"
@@ -60,10 +61,11 @@ def trades() -> pl.DataFrame:
 def books() -> tuple[pl.DataFrame, pl.DataFrame]:
     seconds = [DAY + n * 600 * SECOND_MS for n in range(3 * 144)]
     snapshots = [(at, n, [0.1, 0.05], [1.5, 0.00001], [0.11], [2.0], at + 7) for n, at in enumerate(seconds)]
-    rows = [(at, 0.1, 0.2, 0.15, 1e3, 1.0, 2.0, -1 / 3, None, 0.5, 1, None) for at in seconds]
+    rows = {"best_bid": 0.1, "best_ask": [0.2, None] * (len(seconds) // 2), **dict.fromkeys(VOLUMES, 1.5)}
+    rows |= {"time_ms": seconds, "ask_volume": 2.0, "snapshots": 1, "known_at_ms": None}
     return (
         pl.DataFrame(snapshots, schema=BOOK_SNAPSHOT.schema, orient="row"),
-        pl.DataFrame(rows, schema=BOOK_1S.schema, orient="row"),
+        completed(pl.DataFrame(rows)).select(pl.col(name).cast(kind) for name, kind in BOOK_1S.schema.items()),
     )
 
 

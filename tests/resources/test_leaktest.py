@@ -10,6 +10,7 @@ from resources.timescale.tables import CANDLE, Table
 from resources.timescale.writing import moment
 from tests.oracle import BOOK, BOOK_SECOND, MINUTE, SECOND, T0, THREE, Write, bar, put, register
 from trading.market.timeframe import HOUR_MS, MINUTE_MS, SECOND_MS, Timeframe
+from trading.provider.book_tops import VOLUMES, completed
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +31,9 @@ def symbol(market: MarketStore) -> str:
             "ask_quantity": [2.0],
         }
         put(market, "LEAKUSDT", Write(now, BOOK, {now - 1: {"time_ms": now - 1, **book}}))
-        second = dict.fromkeys(("best_bid", "mid_price"), 99.0) | {
-            "best_ask": 101.0,
-            "spread_bps": 1.0,
-            "bid_volume": 1.0,
-        }
-        second |= {"ask_volume": 2.0, "imbalance_1": 0.5, "imbalance_5": 0.5, "imbalance_20": 0.5, "snapshots": 1}
-        put(market, "LEAKUSDT", Write(now, BOOK_SECOND, {now - SECOND_MS: {"time_ms": now - SECOND_MS, **second}}))
+        tops = {"best_bid": 99.0, "best_ask": 101.0, **dict.fromkeys(VOLUMES, 1.0), "ask_volume": 2.0}
+        second = {"time_ms": now - SECOND_MS, **completed(pl.DataFrame(tops)).row(0, named=True), "snapshots": 1}
+        put(market, "LEAKUSDT", Write(now, BOOK_SECOND, {now - SECOND_MS: second}))
     return "LEAKUSDT"
 
 

@@ -249,9 +249,9 @@ def test_what_went_from_the_database_is_answered_from_the_lake(
         manifest = lake.manifest(name, symbol, day)
         if name != "candle" and manifest is not None:
             market.note_days(f"retention_{name}", symbol, {day: (manifest.rows, manifest.digest)}, [])
-            for table in (name, f"{name}_revision"):
+            for relation in (TABLES[name].relation, f"{TABLES[name].relation}_revision"):
                 market.execute(
-                    f"DELETE FROM md.{table} t USING md.symbol s WHERE s.symbol_id = t.symbol_id AND s.name = $1",
+                    f"DELETE FROM md.{relation} t USING md.symbol s WHERE s.symbol_id = t.symbol_id AND s.name = $1",
                     symbol,
                 )
     queries = MarketQueries(partial(market.connections.run, read=True), "sim", lake)

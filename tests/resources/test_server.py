@@ -121,7 +121,7 @@ def test_partitions_and_jobs_that_are_not_ours_are_found(laid: MarketStore) -> N
         jobs = "missing: policy_compression of trade; not ours: policy_retention of candle"
         assert troubles(laid) == {"jobs": jobs}
     else:
-        laid.execute("DROP TABLE md.book_1s CASCADE; CREATE TABLE md.book_1s (LIKE md.book_1s_revision)")
+        laid.execute("DROP TABLE md.book_second CASCADE; CREATE TABLE md.book_second (LIKE md.book_second_revision)")
         laid.register([])
         laid.execute(
             "INSERT INTO md.symbol (venue, name, base, quote, kind, price_decimals, quantity_decimals) "
@@ -129,7 +129,7 @@ def test_partitions_and_jobs_that_are_not_ours_are_found(laid: MarketStore) -> N
         )
         laid.execute("INSERT INTO md.rollup_dirty SELECT symbol_id, now(), now() + interval '1 hour' FROM md.symbol")
         assert troubles(laid) == {
-            "partitions": "not partitioned: book_1s",
+            "partitions": "not partitioned: book_second",
             "roll-ups": "run: SELECT md.refresh_rollup('-infinity', 'infinity')",
         }
 

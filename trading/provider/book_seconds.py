@@ -18,20 +18,19 @@ from trading.market.instrument import Instrument
 from trading.market.timeframe import SECOND_MS
 from trading.microstructure.book_minutes import seconds_held
 from trading.microstructure.terms import TOP_LEVELS
+from trading.provider.book_tops import BEST, DEPTHS, FOLLOWING, VOLUMES, columns_of, counted
 from trading.provider.frames import IMBALANCE_WINDOWS
 from trading.stream.book_recorder import BookRecord
 
-DEPTHS: Final = (1, 5, TOP_LEVELS)
-
 BOOK_1S_SCHEMA: Final[dict[str, type[pl.DataType] | pl.DataType]] = {
     "time_ms": pl.Int64,
-    **dict.fromkeys(("best_bid", "best_ask", "mid_price", "spread_bps", "bid_volume", "ask_volume"), pl.Float64),
-    **dict.fromkeys((f"imbalance_{depth}" for depth in DEPTHS), pl.Float64),
+    **dict.fromkeys((*BEST, *VOLUMES, *FOLLOWING), pl.Float64),
     "snapshots": pl.Int32,
     "known_at_ms": pl.Int64,
 }
-"""`time_ms` is the begin of the second. Volumes (base currency) are of the top 20 levels, imbalances (bids less asks by
-their sum, -1 … 1) of the top 1, 5 and 20. `snapshots` counts the books of that second, 0 where one stands from before."""
+"""`time_ms` is the begin of the second. Volumes (base currency) and imbalances (bids less asks by their sum, -1 … 1) are of
+the top 1, 5 and 20 levels; `bid_volume` and `ask_volume` are those of 20. All but best prices and volumes follows from them.
+`snapshots` counts the books of that second, 0 where one stands from before."""
 
 LONGEST_WINDOW_MS: Final = max(IMBALANCE_WINDOWS) * SECOND_MS
 
@@ -148,25 +147,14 @@ def mean_imbalances(
     return means
 
 
-def _tops(records: Sequence[BookRecord], instrument: Instrument) -> dict[str, Any]:
+def _tops(records: Sequence[BookRecord], instrument: Instrument) -> dict[str, pl.Series]:
     """Return the columns of each book, and whether it is whole: not crossed."""
     bid, bid_lots = _side([record.book.bids for record in records])
     ask, ask_lots = _side([record.book.asks for record in records])
     tick, lot = float(10**instrument.price_decimals), float(10**instrument.quantity_decimals)
-    both = (bid > 0) & (ask > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        columns = {
-            "best_bid": _where(bid > 0, bid / tick),
-            "best_ask": _where(ask > 0, ask / tick),
-            "mid_price": _where(both, (bid + ask) / tick / 2),
-            "spread_bps": _where(both, 10_000 * (ask - bid) / bid),
-            "bid_volume": pl.Series(bid_lots[:, -1] / lot),
-            "ask_volume": pl.Series(ask_lots[:, -1] / lot),
-        }
-        for column, depth in enumerate(DEPTHS):
-            bids, asks = bid_lots[:, column], ask_lots[:, column]
-            columns[f"imbalance_{depth}"] = _where(both, (bids - asks) / (bids + asks))
-    return {"whole": ~both | (bid < ask), **columns}
+    floats = np.array([bid / tick, ask / tick, *(bid_lots.T / lot), *(ask_lots.T / lot)])
+    whole = pl.Series((bid == 0) | (ask == 0) | (bid < ask))
+    return {"whole": whole, **columns_of(counted(floats), floats)}
 
 
 def _side(sides: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -177,7 +165,3 @@ def _side(sides: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArra
     prices, lots = np.zeros(there.shape, np.int64), np.zeros(there.shape, np.int64)
     prices[there], lots[there] = np.concatenate(tops).T
     return prices[:, 0], np.cumsum(lots, axis=1)[:, [depth - 1 for depth in DEPTHS]]
-
-
-def _where(known: NDArray[np.bool_], values: NDArray[np.float64]) -> pl.Series:
-    return pl.Series(np.where(known, values, np.nan), nan_to_null=True)

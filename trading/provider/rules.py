@@ -17,7 +17,10 @@ import polars as pl
 from trading.market.book import BOOK_SNAPSHOT_SCHEMA
 from trading.market.candle import CANDLE_SCHEMA, RANK
 from trading.market.instrument import LARGEST
+from trading.market.timeframe import SECOND_MS
 from trading.market.trade import TRADE_SCHEMA
+from trading.provider.book_seconds import BOOK_1S_SCHEMA
+from trading.provider.book_tops import BEST, FOLLOWING, VOLUMES, agree, tops_of
 from trading.stream.wire import MILLISECONDS
 
 Row = Mapping[str, Any]
@@ -46,6 +49,8 @@ class Reason(StrEnum):
     BAD_COUNTS = "bad_counts"
     UNSORTED_BOOK = "unsorted_book"
     CROSSED_BOOK = "crossed_book"
+    FALLING_DEPTH = "falling_depth"
+    DOES_NOT_FOLLOW = "does_not_follow"
 
 
 @dataclass(frozen=True)
@@ -231,6 +236,53 @@ BOOKS: Final = Kind(
             Reason.CROSSED_BOOK,
             _crossed,
             pl.col("bid_price").list.first() >= pl.col("ask_price").list.first(),
+        ),
+    ),
+)
+
+
+def _falls(row: Row) -> bool:
+    return any(row[after] < row[before] for before, after in _DEEPER)
+
+
+def _follow(rows: pl.DataFrame) -> pl.Series:
+    tops = tops_of(rows)
+    return pl.Series(tops.exact & agree(rows, tops))
+
+
+def _follows(row: Row) -> bool:
+    values = {name: row[name] for name in _OF_TOPS}
+    return _follow(pl.DataFrame([values], dict.fromkeys(_OF_TOPS, pl.Float64))).item()
+
+
+_OF_TOPS: Final = (*BEST, *VOLUMES, *FOLLOWING)
+_DEEPER: Final = (*pairwise(VOLUMES[:3]), *pairwise(VOLUMES[3:]))
+SECONDS: Final = Kind(
+    "book_second",
+    BOOK_1S_SCHEMA,
+    (
+        _missing(("time_ms", *VOLUMES, "snapshots")),
+        _not_finite(_OF_TOPS),
+        *_bad_time("time_ms", "known_at_ms"),
+        Rule(Reason.OFF_GRID, lambda row: row["time_ms"] % SECOND_MS, pl.col("time_ms") % SECOND_MS != 0),
+        Rule(
+            Reason.NOT_POSITIVE,
+            lambda row: any(row[name] is not None and row[name] <= 0 for name in BEST),
+            _any([pl.col(name) <= 0 for name in BEST]),
+        ),
+        _below(VOLUMES, 0, Reason.NEGATIVE_VOLUME),
+        _below(("snapshots",), 0, Reason.BAD_COUNTS),
+        Rule(
+            Reason.CROSSED_BOOK,
+            lambda row: None not in (row["best_bid"], row["best_ask"]) and row["best_bid"] >= row["best_ask"],
+            pl.col("best_bid") >= pl.col("best_ask"),
+        ),
+        Rule(Reason.FALLING_DEPTH, _falls, _any([pl.col(after) < pl.col(before) for before, after in _DEEPER])),
+        # What follows from the best prices and volumes is not kept, and would come back as something else.
+        Rule(
+            Reason.DOES_NOT_FOLLOW,
+            lambda row: not _follows(row),
+            ~pl.struct(_OF_TOPS).map_batches(lambda rows: _follow(rows.struct.unnest()), pl.Boolean),
         ),
     ),
 )

@@ -12,13 +12,19 @@ import polars as pl
 from trading.errors import TradingError
 from trading.market.timeframe import Timeframe
 from trading.provider.pipeline import Series
-from trading.provider.rules import BOOKS, CANDLES, TRADES, Kind, Reason, Row, as_kind, wrong_type
+from trading.provider.rules import BOOKS, CANDLES, SECONDS, TRADES, Kind, Reason, Row, as_kind, wrong_type
 from trading.stream.wire import MAX_AHEAD_MS
 
 LAST_ROWS: Final = 1_000
 FEWEST_ROWS: Final = 100
 ALARM_SHARE: Final = 0.01
-KINDS: Final = {"candle": CANDLES, "candle_1s": CANDLES, "trade": TRADES, "book_snapshot": BOOKS}
+KINDS: Final = {
+    "candle": CANDLES,
+    "candle_1s": CANDLES,
+    "trade": TRADES,
+    "book_snapshot": BOOKS,
+    "book_1s": SECONDS,
+}
 """By table."""
 
 

@@ -23,6 +23,7 @@ from trading.provider.book_seconds import (
     imbalances_at,
     record_of,
 )
+from trading.provider.book_tops import BEST, FOLLOWING, VOLUMES
 from trading.provider.validation import DataValidator
 from trading.stream.book_recorder import BookRecord, BookRecorder
 from trading.stream.events import DepthDiff, decode_depth_snapshot, decode_event
@@ -86,7 +87,8 @@ def test_a_book_without_a_side_has_a_depth_and_no_price_between_and_a_crossed_on
     ]
     rows = book_seconds(books, BTC)
     assert told(rows) == [(0, 1, None), (2, 1, 0.995)]
-    assert rows.row(0)[1:10] == (1.0, None, None, None, 2.0, 0.0, None, None, None)
+    assert rows.select(*BEST, *VOLUMES).row(0) == (1.0, None, 1.5, 2.0, 2.0, 0.0, 0.0, 0.0)
+    assert rows.select(FOLLOWING).row(0) == (None,) * 5
     assert rows.schema == book_seconds([], BTC).schema == pl.Schema(BOOK_1S_SCHEMA)
 
 
@@ -171,6 +173,10 @@ def test_seconds_of_a_recorded_book_say_what_its_top_says() -> None:
         for name in ("best_bid", "best_ask", "mid_price", "spread_bps", "bid_volume", "ask_volume"):
             assert row[name] == getattr(top, name), name
         assert row["imbalance_20"] == top.imbalance
+        for depth, name in ((1, "_1"), (5, "_5"), (20, "")):
+            bids, asks = (levels[:depth, 1].sum() for levels in (book.book.bids, book.book.asks))
+            assert (row[f"bid_volume{name}"], row[f"ask_volume{name}"]) == (bids / 1e5, asks / 1e5)
+            assert row[f"imbalance_{depth}"] == (bids - asks) / (bids + asks)
     snapshots = book_snapshots(books, BTC)
     check = DataValidator({"BTCUSDT"}, lambda: 0)
     assert check.books("BTCUSDT", snapshots).equals(snapshots)

@@ -15,7 +15,10 @@ from trading.market.candle import CANDLE_SCHEMA, native_candles
 from trading.market.instrument import LARGEST
 from trading.market.timeframe import Timeframe
 from trading.market.trade import TRADE_SCHEMA
-from trading.provider.rules import Reason, Row
+from trading.provider.book_seconds import BOOK_1S_SCHEMA
+from trading.provider.book_tops import FOLLOWING, completed
+from trading.provider.pipeline import Series
+from trading.provider.rules import SECONDS, Reason, Row
 from trading.provider.validation import LAST_ROWS, DataValidator, RefusedRow
 from trading.stream.wire import MAX_AHEAD_MS
 
@@ -55,6 +58,19 @@ BOOK: dict[str, Any] = {
     "ask_quantity": [1.0, 2.0],
     "known_at_ms": None,
 }
+TOPS: dict[str, Any] = {
+    "best_bid": 99.98,
+    "best_ask": 100.0,
+    "bid_volume_1": 0.1,
+    "bid_volume_5": 1.5,
+    "bid_volume": 20.25,
+    "ask_volume_1": 0.2,
+    "ask_volume_5": 0.2,
+    "ask_volume": 7.0,
+}
+SECOND: dict[str, Any] = {"time_ms": NOW, "snapshots": 1, "known_at_ms": None} | completed(pl.DataFrame(TOPS)).row(
+    0, named=True
+)
 NAN, INFINITY = float("nan"), float("inf")
 BadRows = list[tuple[Reason, dict[str, Any]]]
 BAD_BARS: BadRows = [
@@ -114,6 +130,29 @@ BAD_BOOKS: BadRows = [
     (Reason.UNSORTED_BOOK, {"ask_price": [100.0, 100.0]}),
     (Reason.CROSSED_BOOK, {"bid_price": [100.0, 98.0]}),
 ]
+BAD_SECONDS: BadRows = [
+    (Reason.WRONG_TYPE, {"best_bid": "99"}),
+    (Reason.MISSING, {"bid_volume_5": None}),
+    (Reason.NOT_FINITE, {"imbalance_1": NAN}),
+    (Reason.NOT_FINITE, {"best_ask": INFINITY}),
+    (Reason.BAD_TIME, {"time_ms": 5}),
+    (Reason.FUTURE_TIME, {"time_ms": NOW + MAX_AHEAD_MS + 1_000}),
+    (Reason.OFF_GRID, {"time_ms": NOW - 1}),
+    (Reason.NOT_POSITIVE, {"best_bid": 0.0}),
+    (Reason.NEGATIVE_VOLUME, {"ask_volume_1": -0.1}),
+    (Reason.BAD_COUNTS, {"snapshots": -1}),
+    (Reason.CROSSED_BOOK, {"best_bid": 100.0}),
+    (Reason.FALLING_DEPTH, {"bid_volume_5": 0.05}),
+    (Reason.FALLING_DEPTH, {"ask_volume": 0.1}),
+    (Reason.DOES_NOT_FOLLOW, {"mid_price": 99.990001}),
+    (Reason.DOES_NOT_FOLLOW, {"spread_bps": None}),
+    (Reason.DOES_NOT_FOLLOW, {"imbalance_5": SECOND["imbalance_5"] + 1e-15}),
+    (Reason.DOES_NOT_FOLLOW, {"imbalance_20": 0.5}),
+    (Reason.DOES_NOT_FOLLOW, {"ask_volume": 7.00001}),
+    (Reason.DOES_NOT_FOLLOW, {"best_bid": None}),
+    (Reason.DOES_NOT_FOLLOW, {"bid_volume": 100 / 3}),
+]
+NO_BALANCE: dict[str, Any] = dict.fromkeys(FOLLOWING)
 FINE: list[tuple[str, dict[str, Any]]] = [
     ("bar", {}),
     ("bar", {"volume": 0.0, "quote_volume": None, "trade_count": None, "first_agg_trade_id": None}),
@@ -125,8 +164,16 @@ FINE: list[tuple[str, dict[str, Any]]] = [
     ("trade", {"time_ms": NOW + MAX_AHEAD_MS}),
     ("book", {"bid_price": [], "bid_quantity": []}),
     ("book", {"bid_price": [99], "bid_quantity": (1,)}),
+    ("second", {"snapshots": 0, "known_at_ms": NOW + 5}),
+    ("second", NO_BALANCE | {"best_ask": None}),
+    ("second", NO_BALANCE | {"best_bid": None, "ask_volume": 8}),
 ]
-ROWS = {"bar": (BAR, CANDLE_SCHEMA), "trade": (TRADE, TRADE_SCHEMA), "book": (BOOK, BOOK_SNAPSHOT_SCHEMA)}
+ROWS = {
+    "bar": (BAR, CANDLE_SCHEMA),
+    "trade": (TRADE, TRADE_SCHEMA),
+    "book": (BOOK, BOOK_SNAPSHOT_SCHEMA),
+    "second": (SECOND, BOOK_1S_SCHEMA),
+}
 
 
 class Kept:
@@ -148,6 +195,7 @@ def alone(check: DataValidator, kind: str, row: Row) -> Reason | None:
         "bar": lambda: check.candle("BTCUSDT", Timeframe.M1, row),
         "trade": lambda: check.trade("BTCUSDT", row),
         "book": lambda: check.book("BTCUSDT", row),
+        "second": lambda: check._check(SECONDS, "BTCUSDT", row),
     }
     try:
         ask[kind]()
@@ -159,6 +207,8 @@ def alone(check: DataValidator, kind: str, row: Row) -> Reason | None:
 def batched(check: DataValidator, kind: str, rows: pl.DataFrame) -> pl.DataFrame:
     if kind == "bar":
         return check.candles("BTCUSDT", "1m", rows)
+    if kind == "second":
+        return check.rows(Series("book_1s", "BTCUSDT"), rows)
     return check.trades("BTCUSDT", rows) if kind == "trade" else check.books("BTCUSDT", rows)
 
 
@@ -166,7 +216,8 @@ def batched(check: DataValidator, kind: str, rows: pl.DataFrame) -> pl.DataFrame
     ("kind", "reason", "change"),
     [("bar", *case) for case in BAD_BARS]
     + [("trade", *case) for case in BAD_TRADES]
-    + [("book", *case) for case in BAD_BOOKS],
+    + [("book", *case) for case in BAD_BOOKS]
+    + [("second", *case) for case in BAD_SECONDS],
 )
 def test_each_impossible_row_is_refused_counted_and_kept(kind: str, reason: Reason, change: dict[str, Any]) -> None:
     kept = Kept()
@@ -219,6 +270,11 @@ def changed(kind: str, cases: BadRows) -> st.SearchStrategy[dict[str, Any]]:
                 | st.sampled_from([NAN, float("inf"), float("-inf")])
             ),
         },
+        "second": {
+            "best_bid": st.none() | st.floats(90, 110).map(lambda price: round(price, 3)),
+            "imbalance_1": st.none() | st.floats(),
+            "bid_volume_5": st.floats() | st.sampled_from([0.1, 1.5, 20.25]),
+        },
     }[kind]
     return st.builds(
         lambda bad, own: ROWS[kind][0] | {name: value for one in bad for name, value in one.items()} | own,
@@ -228,7 +284,9 @@ def changed(kind: str, cases: BadRows) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @settings(max_examples=60)
-@pytest.mark.parametrize(("kind", "cases"), [("bar", BAD_BARS), ("trade", BAD_TRADES), ("book", BAD_BOOKS)])
+@pytest.mark.parametrize(
+    ("kind", "cases"), [("bar", BAD_BARS), ("trade", BAD_TRADES), ("book", BAD_BOOKS), ("second", BAD_SECONDS)]
+)
 @given(data=st.data())
 def test_a_row_gets_one_verdict_alone_and_in_a_batch(kind: str, cases: BadRows, data: st.DataObject) -> None:
     rows = data.draw(st.lists(changed(kind, cases), min_size=1, max_size=6))

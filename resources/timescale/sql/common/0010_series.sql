@@ -52,28 +52,30 @@ CREATE TABLE md.book (
 CREATE TABLE md.book_revision (LIKE md.book, superseded_at timestamptz NOT NULL);
 CREATE INDEX book_revision_key ON md.book_revision (symbol_id, time);
 
--- A row for each second at whose end the book is known; `snapshots` is 0 where it stands unchanged from before. Volumes are in
--- the base coin over the best 20 levels, imbalances (bids - asks) / (bids + asks) over the best 1, 5 and 20.
-CREATE TABLE md.book_1s (
-    symbol_id    smallint NOT NULL REFERENCES md.symbol,
-    time         timestamptz NOT NULL,
-    best_bid     float8,
-    best_ask     float8,
-    mid_price    float8,
-    spread_bps   float8,
-    bid_volume   float8 NOT NULL,
-    ask_volume   float8 NOT NULL,
-    imbalance_1  float8 CHECK (imbalance_1 BETWEEN -1 AND 1),
-    imbalance_5  float8 CHECK (imbalance_5 BETWEEN -1 AND 1),
-    imbalance_20 float8 CHECK (imbalance_20 BETWEEN -1 AND 1),
-    snapshots    integer NOT NULL CHECK (snapshots >= 0),
-    known_at     timestamptz NOT NULL,
+-- A row for each second at whose end the book is known; `snapshots` is 0 where it stands unchanged from before. As `md.book` the
+-- row counts in ticks and lots: the spread is the best ask less the best bid, or the best ask itself where nobody bids, and
+-- null where nobody asks; lots are of the best 1, 5 and 20 levels.
+CREATE TABLE md.book_second (
+    symbol_id         smallint NOT NULL REFERENCES md.symbol,
+    time              timestamptz NOT NULL,
+    price_decimals    integer NOT NULL CHECK (price_decimals BETWEEN 0 AND 12),
+    quantity_decimals integer NOT NULL CHECK (quantity_decimals BETWEEN 0 AND 12),
+    best_bid          bigint CHECK (best_bid > 0),
+    spread            bigint,
+    bid_lots_1        bigint NOT NULL,
+    bid_lots_5        bigint NOT NULL,
+    bid_lots_20       bigint NOT NULL,
+    ask_lots_1        bigint NOT NULL,
+    ask_lots_5        bigint NOT NULL,
+    ask_lots_20       bigint NOT NULL,
+    snapshots         integer NOT NULL CHECK (snapshots >= 0),
+    known_at          timestamptz NOT NULL,
     PRIMARY KEY (symbol_id, time),
-    CONSTRAINT book_1s_in_range CHECK (
-        (best_bid > 0 AND best_bid < 'Infinity') IS NOT FALSE AND (best_ask > 0 AND best_ask < 'Infinity') IS NOT FALSE
-        AND (best_bid < best_ask) IS NOT FALSE
-        AND bid_volume >= 0 AND bid_volume < 'Infinity' AND ask_volume >= 0 AND ask_volume < 'Infinity'
+    CONSTRAINT book_second_not_crossed CHECK (spread > 0),
+    CONSTRAINT book_second_in_order CHECK (
+        0 <= bid_lots_1 AND bid_lots_1 <= bid_lots_5 AND bid_lots_5 <= bid_lots_20
+        AND 0 <= ask_lots_1 AND ask_lots_1 <= ask_lots_5 AND ask_lots_5 <= ask_lots_20
     )
 );
-CREATE TABLE md.book_1s_revision (LIKE md.book_1s, superseded_at timestamptz NOT NULL);
-CREATE INDEX book_1s_revision_key ON md.book_1s_revision (symbol_id, time);
+CREATE TABLE md.book_second_revision (LIKE md.book_second, superseded_at timestamptz NOT NULL);
+CREATE INDEX book_second_revision_key ON md.book_second_revision (symbol_id, time);

@@ -11,7 +11,7 @@ INSERT INTO md.partitioned VALUES
     ('trade', 'time', 'day'),
     ('candle_1s', 'open_time', 'day'),
     ('book', 'time', 'day'),
-    ('book_1s', 'time', 'day');
+    ('book_second', 'time', 'day');
 
 -- Makes the partitions of [lo, hi) that are not there yet. Attaching one leaves readers and writers of the others alone, as
 -- "PARTITION OF" would not. Runs as the owner: who may only write rows has to be able to begin a new day.
