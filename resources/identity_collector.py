@@ -238,7 +238,9 @@ class IdentityCollector:
         """Take one list, and tell whether a list can do no more; a stream that has left out trades is begun anew."""
         try:
             trades = await self._rest.trades(self._instruments[name])
-            if far_ahead(max((trade.time_ms for trade in trades), default=0), int(time.time() * 1000)):
+            # Where our clock is slow, the stream's trades still say what time it is.
+            clock_ms = max(self._core.newest_ms, int(time.time() * 1000))
+            if far_ahead(max((trade.time_ms for trade in trades), default=0), clock_ms):
                 raise BadFrame("future_time", "a list with such a trade would bridge all the time up to it")
         except TradingError as error:
             _log.warning("%s: no list of trades: %s", name, error)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from resources import identity_collector
 from resources.binance import BinanceRest
 from resources.collector import Collector
 from resources.identity_collector import IdentityCollector
@@ -194,3 +195,22 @@ def test_a_collector_that_is_to_end_stores_and_stops_while_rest_answers_nobody(t
 
     with TradeJournal.write(tmp_path / "journal") as journal:
         asyncio.run(collect(journal))
+
+
+def test_a_list_is_taken_though_the_host_s_clock_is_an_hour_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = [IdentifiedTrade(str(number), 1, 1, NOW_MS + number, True) for number in range(3)]
+
+    class Rest:
+        async def trades(self, _: Instrument) -> list[IdentifiedTrade]:
+            return came
+
+    with IdentityJournal.write(tmp_path / "journal", 1) as journal:
+        one = IdentityCollector(journal, Rest(), bybit.DIALECT, "ws://127.0.0.1:1", INSTRUMENTS)
+        monkeypatch.setattr(identity_collector.time, "time", lambda: NOW_MS / 1000 - 3600)
+        one._core._keep(NAME, came[2:], came[2:], 0.0)  # as off the stream
+        asyncio.run(one._listed(NAME))
+        one.flush()
+        assert "refused" not in one.status()
+        assert [trade.trade_id for trade in journal.trades(NAME, 0, FAR_MS)] == ["0", "1", "2"]

@@ -110,6 +110,11 @@ class IdentityCore:
         """Keep a binary message aside, whatever it holds, as venues send text; return the markets that it interrupts."""
         return self._refused(frame, BadFrame("unexpected_binary", f"{len(frame)} bytes"))
 
+    @property
+    def newest_ms(self) -> int:
+        """Newest exchange time of a trade; 0: none came yet."""
+        return self._newest_ms
+
     def unheard(self, name: str, listed: Sequence[IdentifiedTrade]) -> int:
         """Return how many trades of a list the stream has left out, or has not brought yet."""
         return len(self._held[name].unheard(listed))
