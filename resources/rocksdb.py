@@ -43,6 +43,9 @@ SYNC_S: Final = 1.0
 MANIFEST_BYTES: Final = 256 * 2**10
 """At which size RocksDB begins another one, so that looking through it before an opening takes no time."""
 
+OPEN_FILES: Final = 128
+"""That RocksDB keeps open: each start of a collector leaves a small one, and a process may often have only 1,024."""
+
 LOG_BYTES: Final = 2**20
 """At which size RocksDB begins another log of its own doings, of which it keeps two: it writes some 4 MB a day."""
 
@@ -434,5 +437,6 @@ def _options() -> Options:
     options.set_db_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(LOG_BYTES)
+    options.set_max_open_files(OPEN_FILES)
     options.set_max_manifest_file_size(MANIFEST_BYTES)
     return options

@@ -351,3 +351,18 @@ def test_what_rocksdb_logs_of_its_own_doings_does_not_grow_for_ever(
             journal.checkpoint()
         logs = [file.stat().st_size for file in (folder / "live").glob("LOG*")]
     assert len(logs) == 2 and sum(logs) < 256 * 2**10  # each begins with all options
+
+
+def test_a_journal_that_was_opened_very_often_keeps_few_files_open(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rocksdb, "OPEN_FILES", 30)
+    starts, made = 60, BTC[:60]
+    for n in range(starts):
+        with TradeJournal.write(folder) as journal:
+            journal.append({"BTCUSDT": made[n : n + 1]}, {})
+    with TradeJournal.write(folder) as journal:
+        assert journal.trades("BTCUSDT", 0, FOREVER).equals(trades_frame(made))
+        links = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+        tables = [link for link in links if link.startswith(str(folder)) and link.endswith(".sst")]
+        assert len(list((folder / "live").glob("*.sst"))) >= starts > 40 > len(tables)
