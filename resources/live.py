@@ -28,6 +28,10 @@ FIELD: Final = b"e"
 ENTRIES: Final = 256
 BACK: Final = 64
 
+BOUND_S: Final = MINUTE_MS / 1000
+MOST_ENTRIES: Final = 100_000
+"""Of a stream, should their age say nothing: when Redis's clock was set back, ids stand still until it has caught up."""
+
 AGAIN_S: Final = 10.0
 """What was told so long before Redis went away is told again; it may be gone with it."""
 
@@ -55,8 +59,8 @@ class LiveStreams:
         self._client = Redis.from_url(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
         )
-        self._kept_ms: dict[str, int] = {}
-        """When it was last said of a stream how long it is to stay."""
+        self._bounded_s: dict[str, float] = {}
+        """When it was last said of a stream how long it is to stay, and to be."""
 
     async def publish(self, *batches: Mapping[str, Sequence[LiveEvent]]) -> None:
         """Tell events by symbol, at once, an entry for each batch.
@@ -65,17 +69,17 @@ class LiveStreams:
             CacheUnavailable: Redis does not answer; what was to be told may have been, or not.
         """
         try:
-            now_ms = int(time.time() * 1000)
-            oldest_ms = now_ms - KEPT_MS
-            pipe, fresh = self._client.pipeline(transaction=False), dict[str, int]()
+            now_s, oldest_ms = time.monotonic(), int(time.time() * 1000) - KEPT_MS
+            pipe, fresh = self._client.pipeline(transaction=False), dict[str, float]()
             for symbol, told in (item for events in batches for item in events.items()):
                 if told:
                     pipe.xadd(PREFIX + symbol, {FIELD: packed(told)}, minid=str(oldest_ms), approximate=True)
-                    if symbol not in fresh and now_ms - self._kept_ms.get(symbol, 0) > MINUTE_MS:
+                    if symbol not in fresh and now_s - self._bounded_s.get(symbol, -BOUND_S) >= BOUND_S:
                         pipe.pexpire(PREFIX + symbol, 2 * KEPT_MS)
-                        fresh[symbol] = now_ms
+                        pipe.xtrim(PREFIX + symbol, maxlen=MOST_ENTRIES, approximate=True)
+                        fresh[symbol] = now_s
             await pipe.execute()
-            self._kept_ms |= fresh
+            self._bounded_s |= fresh
         except (RedisError, OSError) as error:
             raise _unavailable(error) from None
 

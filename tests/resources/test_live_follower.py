@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from resources import live
 from resources.data_provider import DataProvider
 from resources.home import Home
 from resources.live import LiveStreams
@@ -23,7 +24,7 @@ from tests.oracle import MINUTE, T0, TABLES, Write, bar, put, register
 from tests.resources.live_home import redis
 from trading.market.candle import candles_from_trades
 from trading.market.instrument import Instrument
-from trading.market.timeframe import MINUTE_MS, Timeframe
+from trading.market.timeframe import DAY_MS, MINUTE_MS, Timeframe
 from trading.market.trade import AggTrade, trades_frame
 from trading.provider.events import LiveEvent, row_events, trade_events
 from trading.provider.floor import Floor, StaleData
@@ -146,6 +147,27 @@ def test_what_was_told_long_before_a_follower_came_is_old_to_it(tmp_path: Path) 
             time.sleep(0.01)
         assert T0 + 400 < follower.present_ms() < T0 + 20_000
         follower.stop()
+
+
+def test_a_stream_stays_short_while_redis_s_clock_is_behind_its_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MOST_ENTRIES", 200)
+    monkeypatch.setattr(live, "BOUND_S", 0.0)
+
+    async def told(url: str) -> int:
+        streams = LiveStreams(url)
+        tomorrow_ms = int(time.time() * 1000) + DAY_MS  # told before the clock was set back
+        await streams._client.xadd(live.PREFIX + NAME, {live.FIELD: b"\x90"}, f"{tomorrow_ms}-0")
+        for number in range(1_000):
+            trade = AggTrade(number, 700, 1, number, number, T0, False)
+            await streams.publish({NAME: trade_events(NAME, [trade])})
+        length = await streams._client.xlen(live.PREFIX + NAME)
+        await streams.close()
+        return length
+
+    with redis(tmp_path / "home") as url:
+        assert 200 <= asyncio.run(told(url)) <= 400
 
 
 async def publish(url: str, events: dict[str, list[LiveEvent]]) -> None:
