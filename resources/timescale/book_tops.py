@@ -29,7 +29,8 @@ def packed(seconds: pl.DataFrame) -> dict[str, pl.Series]:
     _require(seconds, tops)
     bid, ask = tops.best_bid, tops.best_ask
     known = {"best_bid": _known(bid, bid != 0), "spread": _known(ask - bid, ask != 0)}
-    others = zip((*DECIMALS, *_LOTS), (tops.price_decimals, tops.quantity_decimals, *tops.lots), strict=True)
+    decimals = (values.astype(np.int32) for values in (tops.price_decimals, tops.quantity_decimals))
+    others = zip((*DECIMALS, *_LOTS), (*decimals, *tops.lots), strict=True)
     return known | {name: pl.Series(values) for name, values in others}
 
 

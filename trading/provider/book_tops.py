@@ -83,14 +83,14 @@ def completed(rows: pl.DataFrame) -> pl.DataFrame:
 
 def agree(rows: pl.DataFrame, tops: Tops) -> NDArray[np.bool_]:
     """Return whether each of `FOLLOWING` is what follows from the tops of the same rows, bit for bit."""
-    same = np.ones(len(rows), np.bool_)
-    for name, wanted in zip(FOLLOWING, rounded(tops)[-len(FOLLOWING) :], strict=True):
-        column, unknown = rows[name], np.isnan(wanted)
-        given = column.to_numpy()
-        same &= np.where(unknown, np.isnan(given), given.view(np.int64) == wanted.view(np.int64))
-        if unknown.any():
-            same &= ~column.is_nan().fill_null(False).to_numpy()
-    return same
+    wanted = rounded(tops)[-len(FOLLOWING) :]
+    columns = [rows[name] for name in FOLLOWING]
+    given = np.array([column.to_numpy() for column in columns])
+    unknown = np.isnan(given)
+    if unknown.any():  # a NaN is no null
+        unknown = np.array([column.is_null().to_numpy() for column in columns])
+    same = np.where(np.isnan(wanted), unknown, given.view(np.int64) == wanted.view(np.int64))
+    return same.sum(axis=0) == len(FOLLOWING)
 
 
 def rounded(tops: Tops) -> Floats:
