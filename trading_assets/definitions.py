@@ -18,6 +18,7 @@ from resources.wiring import (
     TradeJournalReader,
 )
 from sensors.collector import collect_spot, collect_usdm, collector_supervisor
+from sensors.old_runs import forget_repeated, forget_runs
 from sensors.ranges import split_failed_ranges
 from trading_assets.automation import (
     chain,
@@ -99,8 +100,8 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             live_equals_rebuild,
         ],
         asset_checks=checks,
-        jobs=[chain, upkeep, retire_days, watch_database, compare_days, collect_spot, collect_usdm],
-        schedules=[close_days, compare_yesterday, refresh_today, keep_hot, drop_old, look_after],
+        jobs=[chain, upkeep, retire_days, watch_database, compare_days, forget_runs, collect_spot, collect_usdm],
+        schedules=[close_days, compare_yesterday, refresh_today, keep_hot, drop_old, look_after, forget_repeated],
         sensors=[collector_supervisor, split_failed_ranges],
         resources={name: kind() for name, kind in RESOURCES.items()} | dict(resource_overrides or {}),
         executor=dg.in_process_executor,

@@ -1,0 +1,57 @@
+"""Runs that Dagster need not remember: those that were repeated since, with what they materialized.
+
+A run of the chain writes some 300 events, half a megabyte, and each symbol's today is refreshed every quarter of an hour:
+kept for ever, that would fill a disk within months. What closes a day is kept, and so is whatever a person launched.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import dagster as dg
+from dagster import DagsterRunStatus, RunsFilter
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG
+
+KEPT_DAYS: Final = 7
+AT_ONCE: Final = 200
+REPEATED: Final = ("refresh_today", "keep_hot", "look_after", "forget_repeated")
+"""Schedules whose runs the next ones repeat."""
+
+FINISHED: Final = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+
+
+def _old(instance: dg.DagsterInstance, before: datetime) -> Iterator[str]:
+    for schedule in REPEATED:
+        wanted = RunsFilter(tags={SCHEDULE_NAME_TAG: schedule}, statuses=FINISHED, created_before=before)
+        while records := instance.get_run_records(wanted, limit=AT_ONCE):
+            yield from (record.dagster_run.run_id for record in records)
+
+
+@dg.op(name="forget_runs", out=dg.Out(dg.Nothing))
+def forget(context: dg.OpExecutionContext) -> None:
+    """Delete old runs of `REPEATED` schedules with their events and logs."""
+    count = 0
+    for run_id in _old(context.instance, datetime.now(UTC) - timedelta(days=KEPT_DAYS)):
+        context.instance.delete_run(run_id)
+        context.instance.compute_log_manager.delete_logs(prefix=[run_id])
+        count += 1
+    context.log.info("%d runs of more than %d days ago are forgotten", count, KEPT_DAYS)
+
+
+@dg.job(
+    name="forget_runs",
+    executor_def=dg.in_process_executor,
+    description="Forget what Dagster remembers of runs that were repeated since.",
+)
+def forget_runs() -> None:
+    """One step."""
+    forget()
+
+
+forget_repeated: Final = dg.ScheduleDefinition(
+    name="forget_repeated",
+    job=forget_runs,
+    cron_schedule="25 2 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
