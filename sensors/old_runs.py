@@ -10,13 +10,13 @@ from typing import Final
 
 import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
-from dagster._core.storage.tags import SCHEDULE_NAME_TAG
 
 KEPT_DAYS: Final = 7
 AT_ONCE: Final = 200
 REPEATED: Final = ("refresh_today", "keep_hot", "look_after", "forget_repeated")
 """Schedules whose runs the next ones repeat."""
 
+SCHEDULE_NAME_TAG: Final = "dagster/schedule_name"
 FINISHED: Final = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 
@@ -27,7 +27,7 @@ def _old(instance: dg.DagsterInstance, before: datetime) -> Iterator[str]:
             yield from (record.dagster_run.run_id for record in records)
 
 
-@dg.op(name="forget_runs", out=dg.Out(dg.Nothing))
+@dg.op(out=dg.Out(dg.Nothing))
 def forget(context: dg.OpExecutionContext) -> None:
     """Delete old runs of `REPEATED` schedules with their events and logs."""
     count = 0

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.storage.tags import SCHEDULE_NAME_TAG
 
 from resources.dagster_home import dagster_environment
 from resources.home import Home
@@ -22,7 +21,7 @@ def bars() -> None:
 
 
 def materialized(instance: dg.DagsterInstance, day: str, schedule: str) -> str:
-    tags = {SCHEDULE_NAME_TAG: schedule} if schedule else {}
+    tags = {old_runs.SCHEDULE_NAME_TAG: schedule} if schedule else {}
     return dg.materialize([bars], instance=instance, partition_key=day, tags=tags).run_id
 
 
