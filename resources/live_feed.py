@@ -354,16 +354,23 @@ class LiveFeed:
     def _reach(self) -> None:
         """Open the database, or find that it answers again, and have read what is missing in it."""
         if self._market is None:
-            self._market = self._stack.enter_context(self._open())
-            self._market.register(self._instruments.values())
-            for symbol, claims in self._claims.items():
-                done_ms = verified_until_ms(claims, self._market.trade_coverage(symbol))
-                if claims:
-                    self._lost[symbol] = max(done_ms, claims[-1].proven_until_ms - self._reach_ms)
+            self._market = self._opened()
         self._market.fetch("SELECT 1")
         lost, self._lost = self._lost, {}
         for symbol, since_ms in lost.items():
             self._read_again(symbol, since_ms)
+
+    def _opened(self) -> MarketStore:
+        """Return the database with all that it lacks noted; where it goes away meanwhile, all of that is done again."""
+        with ExitStack() as opening:
+            market = opening.enter_context(self._open())
+            market.register(self._instruments.values())
+            for symbol, claims in self._claims.items():
+                done_ms = verified_until_ms(claims, market.trade_coverage(symbol))
+                if claims:
+                    self._lost[symbol] = max(done_ms, claims[-1].proven_until_ms - self._reach_ms)
+            self._stack = opening.pop_all()
+        return market
 
     async def _store(self) -> None:
         """Write what has gathered."""

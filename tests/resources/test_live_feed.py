@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import numpy as np
 import polars as pl
 import pytest
@@ -257,11 +258,13 @@ def test_a_redis_that_accepts_and_is_silent_keeps_nothing_from_the_database(
                 while store.counts(BOOK_SNAPSHOT) != {"": count}:
                     await asyncio.sleep(0.1)
             way.healthy()
-            n = count
             async with asyncio.timeout(10):
                 while not feed.statistics["told"]:
-                    tap.books({NAME: [book(n := n + 1)]}, BEGIN + SECOND_MS * n)
                     await asyncio.sleep(0.1)
+            streams = LiveStreams(url)
+            kept = [event for _, _, events in await streams.read({NAME: "0"}, 1) for event in events]
+            assert {event.id for event in kept if event.kind == "book"} == {BEGIN + SECOND_MS * n for n in range(count)}
+            await streams.close()
         finally:
             await feed.stop(30)
         return feed.status()
@@ -275,3 +278,37 @@ def test_a_redis_that_accepts_and_is_silent_keeps_nothing_from_the_database(
         store.register([instrument])
         way.half_open()
         print(asyncio.run(test(dsn, journal, way, store)))
+
+
+def test_a_database_that_goes_away_while_it_is_opened_is_opened_again_from_the_beginning(
+    tmp_path: Path, market: MarketStore
+) -> None:
+    instrument = synthetic()[0].instrument(NAME)
+    made = [AggTrade(n, 5, 1, n, n, BEGIN + n, False) for n in range(10)]
+
+    async def test(dsn: str, journal: TradeJournal, store: MarketStore) -> None:
+        tap, letters = LiveTap(journal, [NAME]), DeadLetters(tmp_path / "dead")
+        held = await asyncpg.connect(dsn)
+        await held.execute("BEGIN; LOCK TABLE md.symbol")
+
+        def opened() -> MarketStore:
+            return MarketStore(dsn, "sim", statement_s=0.3, patience_s=0.3)
+
+        feed = LiveFeed(tap, {NAME: instrument}, opened, "redis://127.0.0.1:1", journal.ledger, letters)
+        feed.start()
+        await asyncio.sleep(3)
+        await held.close()
+        try:
+            async with asyncio.timeout(20):
+                while store.counts(TRADE) != {"": len(made)}:
+                    await asyncio.sleep(0.1)
+        finally:
+            await feed.stop(30)
+
+    with (
+        beside(market) as dsn,
+        MarketStore(dsn, "sim") as store,
+        TradeJournal.write(tmp_path / "journal") as journal,
+    ):
+        journal.append({NAME: made}, {NAME: [IdRange(0, 9, BEGIN, BEGIN + 10)]})
+        asyncio.run(test(dsn, journal, store))
