@@ -1,7 +1,8 @@
 """Databases and a Redis of their own for the live path, and the rebuild that it is held against."""
 
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,14 @@ from trading.provider.book_seconds import book_seconds, book_snapshots, uncrosse
 from trading.stream.live_bars import WITH_INDICATORS
 from trading_assets.candles import longer_bars, store_minutes
 from trading_assets.partitions import SymbolWindow
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something is so that another thread brings about."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from resources.stores import Stores
 from resources.timescale.store import MarketStore
 from tests.databases import beside
 from tests.oracle import MINUTE, T0, TABLES, Write, bar, put, register
-from tests.resources.live_home import redis
+from tests.resources.live_home import redis, wait_for
 from trading.market.candle import candles_from_trades
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, MINUTE_MS, Timeframe
@@ -73,12 +72,6 @@ def test_the_cache_has_what_is_stored_too_and_then_answers_the_present_alone(
     put(market, symbol, Write(end_ms, MINUTE, {at: bar(at) for at in range(T0, end_ms, MINUTE_MS)}))
     told = bar(end_ms - MINUTE_MS, volume=7.0) | {"known_at_ms": end_ms + 1}
     corrected = pl.DataFrame([told], TABLES["candle"].schema)
-
-    def wait_for(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert condition()
 
     with redis(tmp_path / "home") as url:
         follower = LiveFollower(url, [symbol], market.queries())

@@ -1,7 +1,6 @@
 """Redis goes away and comes back, with or without what it held: whoever reads the streams misses nothing."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from resources.timescale.tables import CANDLE
 from tests.databases import beside
 from tests.faults.proxy import proxy
 from tests.oracle import T0, TABLES, bar, register
-from tests.resources.live_home import redis
+from tests.resources.live_home import redis, wait_for
 from trading.market.timeframe import MINUTE_MS, Timeframe
 from trading.provider.events import LiveEvent, row_events
 
@@ -139,12 +138,6 @@ def test_a_cache_is_not_believed_any_more_when_something_was_missed(market: Mark
             await streams.close()
 
         asyncio.run(told())
-
-    def wait_for(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert condition()
 
     with redis(tmp_path / "home") as url:
         follower = LiveFollower(url, [symbol], market.queries())
