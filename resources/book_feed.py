@@ -70,7 +70,7 @@ class BookFeed:
         self._backoff = Backoff(random.Random(seed).uniform)  # noqa: S311
         self._recorders = {name: BookRecorder() for name in instruments}
         self._heard_s, self._not_before_s = dict.fromkeys(instruments, 0.0), dict.fromkeys(instruments, 0.0)
-        self._newest_ms = 0
+        self._newest_ms = self._clock_ms = 0
         self._awake, self._soon = asyncio.Event(), False
         self.statistics: Counter[str] = Counter()
 
@@ -146,7 +146,7 @@ class BookFeed:
 
     def _take(self, frame: bytes) -> None:
         try:
-            decoded = decode_event(frame, self._instruments, self._newest_ms)
+            decoded = decode_event(frame, self._instruments, max(self._newest_ms, self._clock_ms))
         except BadFrame as error:
             self.statistics[f"bad_{error.reason}"] += 1
             return
@@ -186,8 +186,9 @@ class BookFeed:
         self._heard_s[symbol] = time.monotonic()
 
     async def _ask_clock(self) -> None:
-        """Follow the exchange's clock: after an outage or a silence the next diff lies far ahead of the one before it."""
-        self._newest_ms = max(self._newest_ms, await self._rest.server_time())
+        """Ask for the exchange's clock: after an outage or a silence the next diff lies far ahead of the one before it."""
+        with contextlib.suppress(TradingError):
+            self._clock_ms = await self._rest.server_time()
 
     def _store(self) -> None:
         arrived = {name: recorder.records for name, recorder in self._recorders.items() if recorder.records}

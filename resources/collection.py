@@ -9,6 +9,8 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from resources.binance import BinanceRest, UnknownSymbol
 from resources.book_feed import BookFeed
 from resources.collecting_program import metrics
@@ -18,7 +20,7 @@ from resources.journal import TradeJournal
 from resources.live_feed import LiveFeed
 from resources.live_tap import LiveTap
 from resources.rocksdb import PATIENCE_S
-from resources.servers import running
+from resources.servers import Urls, running
 from resources.settings import load_settings
 from resources.stream_set import KLINES, SPOT, USDM, StreamSet
 from resources.timescale.dead_letters import DeadLetters
@@ -143,20 +145,32 @@ class Collection:
         self, tap: LiveTap, instruments: dict[str, Instrument], journal: TradeJournal, stack: ExitStack
     ) -> None:
         """Begin as soon as both stores answer; a collector runs for months and does not wait for them."""
-        urls = None
-        while urls is None:
+        try:
+            urls = await self._stores(stack)
+            venue = "sim" if self._home.kind == "simulated" else "binance"
+            letters = DeadLetters(self._home.dead_letters_dir)
+            feed = LiveFeed(
+                tap, instruments, lambda: MarketStore(urls.postgres, venue), urls.redis, journal.ledger, letters
+            )
+            feed.start()
+            self._feed = feed
+        except Exception:
+            _log.exception("nothing goes into the database live; the assets of the day bring what the journal holds")
+
+    async def _stores(self, stack: ExitStack) -> Urls:
+        """Return where the stores are once both answer; they are kept until the stack is closed."""
+        while True:
+            entering = asyncio.ensure_future(
+                asyncio.to_thread(stack.enter_context, running(self._home, self._settings, ("postgres", "redis")))
+            )
             try:
-                stores = running(self._home, self._settings, ("postgres", "redis"))
-                urls = await asyncio.to_thread(stack.enter_context, stores)
-            except TradingError as error:
+                return await asyncio.shield(entering)
+            except asyncio.CancelledError:
+                await asyncio.wait([entering])  # a thread cannot be stopped, and what it enters is to be left
+                raise
+            except (TradingError, OSError, psutil.Error) as error:
                 _log.error("nothing goes into the database live: %s; tried again in %.0f s", error, AGAIN_S)
                 await asyncio.sleep(AGAIN_S)
-        venue = "sim" if self._home.kind == "simulated" else "binance"
-        letters = DeadLetters(self._home.dead_letters_dir)
-        self._feed = LiveFeed(
-            tap, instruments, lambda: MarketStore(urls.postgres, venue), urls.redis, journal.ledger, letters
-        )
-        self._feed.start()
 
     async def _instruments(self, rest: BinanceRest) -> dict[str, Instrument]:
         """Return the markets of the home's symbols; not every symbol has a contract."""

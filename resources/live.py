@@ -15,7 +15,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from resources.redis import CacheUnavailable
 from resources.settings import masked
@@ -83,14 +83,16 @@ class LiveStreams:
         except (RedisError, OSError) as error:
             raise _unavailable(error) from None
 
-    async def ping(self) -> None:
-        """Return when Redis answers.
+    async def begun(self) -> str:
+        """Return a name that Redis has anew each time it begins, and then may be empty; nothing where it may not be asked.
 
         Raises:
-            CacheUnavailable: It does not.
+            CacheUnavailable: It does not answer.
         """
         try:
-            await self._client.ping()
+            return (await self._client.info("server"))["run_id"]
+        except NoPermissionError:
+            return ""
         except (RedisError, OSError) as error:
             raise _unavailable(error) from None
 
@@ -138,10 +140,10 @@ _Batch = Mapping[str, Sequence[LiveEvent]]
 
 
 class Teller:
-    """Tells events in their order, some of them twice and none of them never, however long Redis is away.
+    """Tells events in their order, and each of them at least once, however long Redis is away.
 
     What could not be told waits, and what was told shortly before is told again, as it may be gone. Instead of what finds no
-    room `missed` is told, upon which a reader turns to the database.
+    room `missed` is told, upon which a reader turns to the database. What waits when the process ends is not told.
 
     Args:
         streams: Where.
@@ -152,6 +154,7 @@ class Teller:
         self._streams, self._statistics = streams, statistics
         self._waiting, self._told = deque[_Batch](), deque[tuple[float, _Batch]]()
         self._missed: dict[str, LiveEvent] = {}
+        self._begun: str | None = None
         self._failure, self._not_before_s = "", 0.0
         self._telling = asyncio.Lock()
 
@@ -163,13 +166,11 @@ class Teller:
             now_s = time.monotonic()
             if not self._waiting or now_s < self._not_before_s:
                 return
-            self._make_room()
-            waiting = list(self._waiting)
-            missed = {symbol: [event] for symbol, event in self._missed.items()}
             try:
-                if self._failure:
-                    await self._streams.ping()  # costs less than to put much together in vain
-                await self._streams.publish(missed, *waiting)
+                await self._join()
+                self._make_room()
+                waiting: list[_Batch] = [{name: [event] for name, event in self._missed.items()}, *self._waiting]
+                await self._streams.publish(*waiting)
             except CacheUnavailable as error:
                 self._fail(error, now_s)
                 return
@@ -178,10 +179,24 @@ class Teller:
             self._statistics["late"] += count if self._failure else 0
             self._failure = ""
             self._missed.clear()
-            for _ in waiting:
-                self._told.append((now_s, self._waiting.popleft()))
+            for _ in waiting[1:]:
+                self._waiting.popleft()
+            self._told.extend((now_s, batch) for batch in waiting if batch)
             while self._told and self._told[0][0] < now_s - AGAIN_S:
                 self._told.popleft()
+
+    async def _join(self) -> None:
+        """Find that Redis answers, before much is put together in vain, and whether it was away unseen."""
+        begun = await self._streams.begun()
+        if begun != self._begun and self._begun is not None:
+            self._again()
+            self._failure = self._failure or "it began anew"
+        self._begun = begun
+
+    def _again(self) -> None:
+        """Have what was told of late told again, first."""
+        self._waiting.extendleft(batch for _, batch in reversed(self._told))
+        self._told.clear()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -190,8 +205,7 @@ class Teller:
     def _fail(self, error: CacheUnavailable, began_s: float) -> None:
         now_s = time.monotonic()
         self._not_before_s = now_s + SPARED * (now_s - began_s)
-        self._waiting.extendleft(batch for _, batch in reversed(self._told))
-        self._told.clear()
+        self._again()
         if error.message != self._failure:
             _log.warning("what is new waits to be told: %s", error.message)
         self._failure = error.message
@@ -205,7 +219,8 @@ class Teller:
             self._statistics["not_told"] += _count(batch)
             for symbol, given_up in batch.items():
                 if given_up:
-                    newest_ms = max(event.time_ms for event in given_up)
+                    before = [self._missed[symbol]] if symbol in self._missed else []
+                    newest_ms = max(event.time_ms for event in (*before, *given_up))
                     self._missed[symbol] = LiveEvent("missed", symbol, newest_ms, newest_ms, ())
 
 

@@ -150,7 +150,7 @@ class LiveFollower:
         by_kind: dict[str, list[LiveEvent]] = {}
         for event in events:
             by_kind.setdefault(event.kind, []).append(event)
-        if "missed" in by_kind:
+        if "missed" in by_kind and entry_ms(entry) / 1000 > self._began_s - LOAD_S:
             # The database gets it in a second, or when it is back.
             self._forget(symbol, load_at_s=time.monotonic() + LOAD_S)
         for kind, told in by_kind.items():

@@ -28,7 +28,7 @@ LOOK_S: Final = 1.0
 """How often a hole is looked for in the database, where what Redis no longer has may be."""
 
 CALM_S: Final = 60.0
-"""What was missed is in the database by then, even where nothing happened since that would show it."""
+"""What was missed is taken to be in the database by then, where nothing happened since that would show it."""
 
 MANY: Final = 20_000
 FEW: Final = 2_000
@@ -78,7 +78,7 @@ class Subscription:
         self._market, self._streams, self._symbols = market, streams, tuple(symbols)
         self._kinds, self._since_ms, self._most_lag_s = require_kinds(kinds), since_ms, most_lag_s
         self._seam = Seam(self._kinds, positions_of(resume), patience_s)
-        self._looked_s, self._reached_ms = 0.0, since_ms
+        self._looked_s, self._reached_ms, self._heard_ms = 0.0, since_ms, 0
         self._missed: dict[str, int] = {}
         """Up to when something of a symbol was missed, for which history was turned to."""
         self._delivered = dict(self._seam.positions)
@@ -128,6 +128,7 @@ class Subscription:
                     event.symbol: event.time_ms for event in sorted(missed, key=lambda event: event.time_ms)
                 }
                 return
+            self._heard_ms = max([self._heard_ms, *(event.time_ms for event in events)])
             for event in self._seam.take(events, time.monotonic()):
                 yield event
             for event in await self._looked_for():
@@ -157,11 +158,16 @@ class Subscription:
 
     def _has_missed(self) -> bool:
         """Return whether the database has come to where something was missed."""
+        books = [kind for kind in self._kinds if kind.startswith("book")]
         for symbol, missed_ms in self._missed.items():
-            minutes = self._market.span(CANDLE, symbol, Timeframe.M1)
-            spans = [self._market.span(table, symbol) for table in (TRADE, CANDLE_1S, BOOK_1S)]
-            ends = [0 if minutes is None else minutes[1] + MINUTE_MS, *(span[1] for span in spans if span is not None)]
-            if max(ends) < missed_ms:
+            reached = list[int]()
+            if books:
+                span = self._market.span(BOOK_1S, symbol)
+                reached.append(0 if span is None else span[1] + SECOND_MS)
+            if len(books) < len(self._kinds):
+                # What is proven is written behind the trades and bars that prove it.
+                reached.append(max((until_ms for _, until_ms in self._market.proven(symbol)), default=0))
+            if min(reached) < missed_ms:
                 return False
         return True
 
@@ -195,7 +201,8 @@ class Subscription:
                 starts.append(found[0]["at"] or self._since_ms)
             else:
                 starts.append(last)
-        return min(starts[1:], default=self._since_ms)
+        # What was told live before something was missed need not be read, but for what comes a little late.
+        return max(min(starts[1:], default=self._since_ms), self._heard_ms - MINUTE_MS)
 
     def _newest_ms(self) -> int:
         """Return the end of what the database holds of what is wanted."""

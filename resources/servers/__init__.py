@@ -75,12 +75,14 @@ def revive(home: Home, settings: Settings, names: tuple[str, ...] = ("postgres",
     """Start again what has died of a home's own servers, and return the names; the caller holds a lease.
 
     Raises:
-        ServerFailed: One does not start.
+        ServerFailed, StoreUnreachable: One does not start.
+        OSError: Its folders cannot be written.
     """
     own = [name for name in names if not getattr(settings, f"{name}_url")]
     dead = [name for name in own if process.alive(name, home.run_dir) is None]
     if dead:
         with _turn(home):
+            _own(home.socket_dir)
             for name in dead:
                 _SERVERS[name].ensure(home)
     return dead

@@ -20,6 +20,7 @@ import psutil
 
 from trading.errors import TradingError
 
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 START_S: Final = 60
 STOP_S: Final = 15
 LOG_BYTES: Final = 16 * 2**20
@@ -122,9 +123,14 @@ def started_s(pid: int) -> float:
     return psutil.Process(pid).create_time() - (psutil.boot_time() if sys.platform == "linux" else 0.0)
 
 
-def identity(folder: Path) -> list[int]:
-    """Return what a folder keeps when it is moved and its copy has not: what a copy of a home says is of the first one."""
+def identity(folder: Path) -> list[int | str]:
+    """Return what a folder keeps when it is moved and its copy has not, and what a machine has until it starts anew.
+
+    What the copy of a home says is of the first one, and what was written down before a start of the machine is of nobody.
+    """
     status = folder.stat()
+    with suppress(OSError):  # only Linux tells
+        return [status.st_dev, status.st_ino, _BOOT.read_text(encoding="ascii").strip()]
     return [status.st_dev, status.st_ino]
 
 

@@ -20,6 +20,7 @@ from tests.oracle import T0, TABLES, bar, register
 from tests.resources.live_home import redis, wait_for
 from trading.market.timeframe import MINUTE_MS, Timeframe
 from trading.provider.events import LiveEvent, row_events
+from trading.stream.contiguity import IdRange
 
 NAME = "BTCUSDT"
 
@@ -68,6 +69,40 @@ def test_what_was_to_be_told_while_redis_was_away_is_told_first_and_what_went_wi
     assert (counted["told"], counted["late"], counted["not_told"]) == (10, 6, 0)
 
 
+def test_a_redis_that_begins_anew_unseen_is_told_again_what_it_lost_and_that_something_was_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MOST_WAITING", 4)
+
+    async def heard(url: str, teller: Teller, minute: int) -> list[tuple[str, int]]:
+        """Return what an empty Redis holds once one more minute was told."""
+        reading = LiveStreams(url)
+        await reading._client.flushdb()
+        await teller.tell(told(minute))
+        events = [event for _, _, events in await reading.read({NAME: "0"}, 100) for event in events]
+        await reading.close()
+        return [(event.kind, (event.id - T0) // MINUTE_MS) for event in events]
+
+    async def test() -> list[list[tuple[str, int]]]:
+        with redis(tmp_path / "home") as url:
+            teller = Teller(LiveStreams(url), Counter())
+            for minute in range(3):
+                await teller.tell(told(minute))
+        found = []
+        for minutes in ((3,), (4, 5), (6,)):
+            with redis(tmp_path / "home") as url:
+                for minute in minutes:
+                    found.append(await heard(url, teller, minute))
+        await teller.close()
+        return found
+
+    first, second, again, third = asyncio.run(asyncio.wait_for(test(), 60))
+    assert first == [("bar:1m", minute) for minute in range(4)]
+    assert second == [("missed", 1), *(("bar:1m", minute) for minute in range(1, 5))]
+    assert again == [("bar:1m", 5)]
+    assert third[0][0] == "missed" and third[-1] == ("bar:1m", 6)
+
+
 def test_a_reader_turns_to_the_database_for_what_found_no_room(
     tmp_path: Path, market: MarketStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +137,7 @@ def test_a_reader_turns_to_the_database_for_what_found_no_room(
         await asyncio.sleep(2 * LOOK_S)
         assert 5 not in minutes(delivered), "what was told later waits for what the database does not have yet"
         store_bars(store, 2, 7)
+        store.set_trade_coverage(NAME, T0, [IdRange(0, 9, T0, T0 + 7 * MINUTE_MS)])
         await until(7)
         await teller.tell(told(7))
         await until(8)

@@ -165,7 +165,7 @@ class DataCacheManager:
         self._covered[table, symbol, timeframe] = from_ms
 
     def lacks(self, symbol: str, absence: Absence) -> None:
-        """Say which bars are nowhere; who says it knows when some are added there."""
+        """Say which bars are nowhere, as they are now; who says it looks again once in a while."""
         self._absences[symbol] = absence
 
     def absence(self, symbol: str) -> Absence | None:

@@ -192,7 +192,7 @@ class _Up:
         """Start again what has died of the home's servers: without PostgreSQL no run can, and so nobody else would."""
         try:
             return revive(self._home, self._settings)
-        except (process.ServerFailed, StoreUnreachable) as error:  # as on a full disk, which may be freed
+        except (process.ServerFailed, StoreUnreachable, OSError) as error:  # as on a full disk, which may be freed
             _say(f"{error}; tried again")
             return []
 
