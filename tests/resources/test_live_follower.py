@@ -21,13 +21,17 @@ from resources.timescale.store import MarketStore
 from tests.databases import beside
 from tests.oracle import MINUTE, T0, TABLES, Write, bar, put, register
 from tests.resources.live_home import redis, wait_for
+from trading.indicators.columns import INDICATOR_SCHEMA
+from trading.market.book import BookSnapshot
 from trading.market.candle import candles_from_trades
 from trading.market.instrument import Instrument
 from trading.market.timeframe import DAY_MS, MINUTE_MS, Timeframe
 from trading.market.trade import AggTrade, trades_frame
+from trading.provider.book_seconds import book_seconds, book_snapshots
 from trading.provider.events import LiveEvent, row_events, trade_events
 from trading.provider.floor import Floor, StaleData
 from trading.provider.provider import UnifiedDataProvider
+from trading.stream.book_recorder import BookRecord
 
 NAME = "BTCUSDT"
 PAIR = Instrument("sim", NAME, "BTC", "USDT", 2, 5)
@@ -126,6 +130,40 @@ def test_an_answer_about_the_present_grows_old_when_nothing_is_told_any_more_but
         with pytest.raises(StaleData):
             ask(going, floor=Floor(late_ms=MINUTE_MS))
         assert ask(ended, floor=Floor(late_ms=0)) == T0 + 6 * MINUTE_MS
+
+
+def test_rows_of_every_kind_come_to_the_cache_as_they_were_told_and_those_of_another_version_do_not(
+    tmp_path: Path,
+) -> None:
+    sides = np.array([[99, 5], [98, 7]]), np.array([[120, 5]])
+    records = [BookRecord(True, BookSnapshot(T0 + 100 + n * 1_000, n, *sides)) for n in range(3)]
+    known = pl.lit(T0 + MINUTE_MS, pl.Int64).alias("known_at_ms")
+    names = [name for name in INDICATOR_SCHEMA if name not in ("open_time", "warm", "known_at_ms")]
+    measured = {"open_time": T0, **dict.fromkeys(names, 0.5), "warm": True, "known_at_ms": T0 + MINUTE_MS}
+    rows: dict[str, pl.DataFrame] = {
+        "book": book_snapshots(records, PAIR).with_columns(known),
+        "book:1s": book_seconds(records, PAIR).with_columns(known),
+        "indicator:3m": pl.DataFrame([measured], INDICATOR_SCHEMA),
+        "bar:1s": pl.DataFrame([bar(T0) | {"known_at_ms": T0 + MINUTE_MS}], TABLES["candle"].schema),
+        "trade": trades_frame([AggTrade(1, 700, 1, 1, 1, T0, False)]),
+    }
+    events = [event for kind, frame in rows.items() for event in row_events(kind, NAME, frame)]
+    older = [LiveEvent("book:1s", NAME, T0, T0, (T0, 1.0)), LiveEvent("rumour", NAME, T0, T0, (1,))]
+    with redis(tmp_path / "home") as url:
+        follower = LiveFollower(url, [NAME])
+        follower.start()
+        asyncio.run(publish(url, {NAME: [*older, *events]}))
+        wait_for(lambda: follower.clock_ms == max(event.time_ms for event in events))
+        held = {
+            "book": follower.cache.frame("book_snapshot", NAME),
+            "book:1s": follower.cache.frame("book_1s", NAME),
+            "indicator:3m": follower.cache.frame("indicator", NAME, Timeframe.M3),
+            "bar:1s": follower.cache.frame("candle_1s", NAME),
+            "trade": follower.cache.frame("trade", NAME),
+        }
+        follower.stop()
+    for kind, frame in rows.items():
+        assert held[kind].equals(frame), kind
 
 
 def test_what_was_told_long_before_a_follower_came_is_old_to_it(tmp_path: Path) -> None:

@@ -10,34 +10,23 @@ import msgspec
 import polars as pl
 
 from trading.errors import TradingError
-from trading.indicators.recursion import VALUES
+from trading.indicators.columns import INDICATOR_SCHEMA
+from trading.market.book import BOOK_SNAPSHOT_SCHEMA
 from trading.market.candle import CANDLE_SCHEMA
 from trading.market.timeframe import CANDLE_TIMEFRAMES, Timeframe
 from trading.market.trade import TRADE_SCHEMA, AggTrade
+from trading.provider.book_seconds import BOOK_1S_SCHEMA
 
 _BARS: Final = tuple(CANDLE_SCHEMA)
-_INDICATORS: Final = ("open_time", *VALUES, "warm", "known_at_ms")
-_SNAPSHOT: Final = (
-    "time_ms",
-    "last_update_id",
-    "bid_price",
-    "bid_quantity",
-    "ask_price",
-    "ask_quantity",
-    "known_at_ms",
-)
-_SECOND: Final = (
-    *("time_ms", "best_bid", "best_ask", "mid_price", "spread_bps", "bid_volume", "ask_volume"),
-    *("imbalance_1", "imbalance_5", "imbalance_20", "snapshots", "known_at_ms"),
-)
+_INDICATORS: Final = tuple(INDICATOR_SCHEMA)
 
 FIELDS: Final[Mapping[str, Sequence[str]]] = {
     "trade": tuple(TRADE_SCHEMA),
     **{f"bar:{timeframe}": _BARS for timeframe in (Timeframe.S1, *CANDLE_TIMEFRAMES)},
     **{f"revision:{timeframe}": _BARS for timeframe in (Timeframe.S1, *CANDLE_TIMEFRAMES)},
     **{f"indicator:{timeframe}": _INDICATORS for timeframe in (Timeframe.M3, Timeframe.H4)},
-    "book": _SNAPSHOT,
-    "book:1s": _SECOND,
+    "book": tuple(BOOK_SNAPSHOT_SCHEMA),
+    "book:1s": tuple(BOOK_1S_SCHEMA),
     "gap": ("first_id", "last_id"),
     "repair": ("first_id", "last_id", "waited_ms"),
     "missed": (),
@@ -86,8 +75,8 @@ def packed(events: Sequence[LiveEvent]) -> bytes:
 
 
 def unpacked(content: bytes) -> list[LiveEvent]:
-    """Return the events of `packed`."""
-    return _decode(content)
+    """Return the events of `packed`, but for those that another version of the program has told, which have other values."""
+    return [event for event in _decode(content) if len(event.payload) == len(FIELDS.get(event.kind, ()))]
 
 
 def trade_events(symbol: str, trades: Iterable[AggTrade]) -> list[LiveEvent]:
