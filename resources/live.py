@@ -185,6 +185,10 @@ class Teller:
             while self._told and self._told[0][0] < now_s - AGAIN_S:
                 self._told.popleft()
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._streams.close()
+
     async def _join(self) -> None:
         """Find that Redis answers, before much is put together in vain, and whether it was away unseen."""
         begun = await self._streams.begun()
@@ -197,10 +201,6 @@ class Teller:
         """Have what was told of late told again, first."""
         self._waiting.extendleft(batch for _, batch in reversed(self._told))
         self._told.clear()
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._streams.close()
 
     def _fail(self, error: CacheUnavailable, began_s: float) -> None:
         now_s = time.monotonic()

@@ -85,44 +85,33 @@ ORDER BY symbol_id, open_time, choice;
 
 -- The seconds of books as floats, and what follows from them: volumes of the best 1, 5 and 20 levels in the base coin, imbalances
 -- (bids - asks) / (bids + asks) over as many. Integers are divided at the end, as the program does it.
-CREATE VIEW md.book_1s AS
-SELECT symbol_id, time, best_bid::float8 / 10::float8 ^ price_decimals AS best_bid,
-    (coalesce(best_bid, 0) + spread)::float8 / 10::float8 ^ price_decimals AS best_ask,
-    bid_lots_1::float8 / 10::float8 ^ quantity_decimals AS bid_volume_1,
-    bid_lots_5::float8 / 10::float8 ^ quantity_decimals AS bid_volume_5,
-    bid_lots_20::float8 / 10::float8 ^ quantity_decimals AS bid_volume,
-    ask_lots_1::float8 / 10::float8 ^ quantity_decimals AS ask_volume_1,
-    ask_lots_5::float8 / 10::float8 ^ quantity_decimals AS ask_volume_5,
-    ask_lots_20::float8 / 10::float8 ^ quantity_decimals AS ask_volume,
-    (2 * best_bid + spread)::float8 / 10::float8 ^ price_decimals / 2 AS mid_price,
-    10000 * spread::float8 / best_bid AS spread_bps,
-    CASE WHEN best_bid IS NOT NULL AND spread IS NOT NULL
-        THEN (bid_lots_1 - ask_lots_1)::float8 / nullif(bid_lots_1 + ask_lots_1, 0) END AS imbalance_1,
-    CASE WHEN best_bid IS NOT NULL AND spread IS NOT NULL
-        THEN (bid_lots_5 - ask_lots_5)::float8 / nullif(bid_lots_5 + ask_lots_5, 0) END AS imbalance_5,
-    CASE WHEN best_bid IS NOT NULL AND spread IS NOT NULL
-        THEN (bid_lots_20 - ask_lots_20)::float8 / nullif(bid_lots_20 + ask_lots_20, 0) END AS imbalance_20,
-    snapshots, known_at
-FROM md.book_second;
-CREATE VIEW md.book_1s_revision AS
-SELECT symbol_id, time, best_bid::float8 / 10::float8 ^ price_decimals AS best_bid,
-    (coalesce(best_bid, 0) + spread)::float8 / 10::float8 ^ price_decimals AS best_ask,
-    bid_lots_1::float8 / 10::float8 ^ quantity_decimals AS bid_volume_1,
-    bid_lots_5::float8 / 10::float8 ^ quantity_decimals AS bid_volume_5,
-    bid_lots_20::float8 / 10::float8 ^ quantity_decimals AS bid_volume,
-    ask_lots_1::float8 / 10::float8 ^ quantity_decimals AS ask_volume_1,
-    ask_lots_5::float8 / 10::float8 ^ quantity_decimals AS ask_volume_5,
-    ask_lots_20::float8 / 10::float8 ^ quantity_decimals AS ask_volume,
-    (2 * best_bid + spread)::float8 / 10::float8 ^ price_decimals / 2 AS mid_price,
-    10000 * spread::float8 / best_bid AS spread_bps,
-    CASE WHEN best_bid IS NOT NULL AND spread IS NOT NULL
-        THEN (bid_lots_1 - ask_lots_1)::float8 / nullif(bid_lots_1 + ask_lots_1, 0) END AS imbalance_1,
-    CASE WHEN best_bid IS NOT NULL AND spread IS NOT NULL
-        THEN (bid_lots_5 - ask_lots_5)::float8 / nullif(bid_lots_5 + ask_lots_5, 0) END AS imbalance_5,
-    CASE WHEN best_bid IS NOT NULL AND spread IS NOT NULL
-        THEN (bid_lots_20 - ask_lots_20)::float8 / nullif(bid_lots_20 + ask_lots_20, 0) END AS imbalance_20,
-    snapshots, known_at, superseded_at
-FROM md.book_second_revision;
+DO $each$
+DECLARE revised text;
+BEGIN
+    FOREACH revised IN ARRAY ARRAY['', '_revision'] LOOP
+        EXECUTE format($view$
+        CREATE VIEW md.book_1s%1$s AS
+        SELECT symbol_id, time, best_bid::float8 / 10::float8 ^ price_decimals AS best_bid,
+            (coalesce(best_bid, 0) + spread)::float8 / 10::float8 ^ price_decimals AS best_ask,
+            bid_lots_1::float8 / 10::float8 ^ quantity_decimals AS bid_volume_1,
+            bid_lots_5::float8 / 10::float8 ^ quantity_decimals AS bid_volume_5,
+            bid_lots_20::float8 / 10::float8 ^ quantity_decimals AS bid_volume,
+            ask_lots_1::float8 / 10::float8 ^ quantity_decimals AS ask_volume_1,
+            ask_lots_5::float8 / 10::float8 ^ quantity_decimals AS ask_volume_5,
+            ask_lots_20::float8 / 10::float8 ^ quantity_decimals AS ask_volume,
+            (2 * best_bid + spread)::float8 / 10::float8 ^ price_decimals / 2 AS mid_price,
+            10000 * spread::float8 / best_bid AS spread_bps,
+            CASE WHEN best_bid IS NOT NULL AND spread IS NOT NULL
+                THEN (bid_lots_1 - ask_lots_1)::float8 / nullif(bid_lots_1 + ask_lots_1, 0) END AS imbalance_1,
+            CASE WHEN best_bid IS NOT NULL AND spread IS NOT NULL
+                THEN (bid_lots_5 - ask_lots_5)::float8 / nullif(bid_lots_5 + ask_lots_5, 0) END AS imbalance_5,
+            CASE WHEN best_bid IS NOT NULL AND spread IS NOT NULL
+                THEN (bid_lots_20 - ask_lots_20)::float8 / nullif(bid_lots_20 + ask_lots_20, 0) END AS imbalance_20,
+            snapshots, known_at%2$s
+        FROM md.book_second%1$s
+        $view$, revised, CASE WHEN revised <> '' THEN ', superseded_at' ELSE '' END);
+    END LOOP;
+END $each$;
 
 -- Means over the seconds at whose end the book is known, in their order, so that both backends round alike; the last mid price.
 CREATE VIEW md.book_1m AS
