@@ -11,77 +11,25 @@ SELECT symbol_id, open_time, open, high, low, close, volume, quote_volume, trade
     source, complete, n_present, n_expected, known_at
 FROM md.candle WHERE timeframe = '1m';
 
-CREATE VIEW md.ohlcv_3m AS
-SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
-    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
-FROM (
-    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '3m'
-    UNION ALL
-    SELECT 2, symbol_id, '3m', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
-        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
-    FROM md.rolled_up_3m
-) AS bar
-ORDER BY symbol_id, open_time, choice;
-
-CREATE VIEW md.ohlcv_5m AS
-SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
-    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
-FROM (
-    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '5m'
-    UNION ALL
-    SELECT 2, symbol_id, '5m', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
-        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
-    FROM md.rolled_up_5m
-) AS bar
-ORDER BY symbol_id, open_time, choice;
-
-CREATE VIEW md.ohlcv_15m AS
-SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
-    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
-FROM (
-    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '15m'
-    UNION ALL
-    SELECT 2, symbol_id, '15m', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
-        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
-    FROM md.rolled_up_15m
-) AS bar
-ORDER BY symbol_id, open_time, choice;
-
-CREATE VIEW md.ohlcv_1h AS
-SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
-    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
-FROM (
-    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '1h'
-    UNION ALL
-    SELECT 2, symbol_id, '1h', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
-        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
-    FROM md.rolled_up_1h
-) AS bar
-ORDER BY symbol_id, open_time, choice;
-
-CREATE VIEW md.ohlcv_4h AS
-SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
-    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
-FROM (
-    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '4h'
-    UNION ALL
-    SELECT 2, symbol_id, '4h', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
-        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
-    FROM md.rolled_up_4h
-) AS bar
-ORDER BY symbol_id, open_time, choice;
-
-CREATE VIEW md.ohlcv_1d AS
-SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
-    first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
-FROM (
-    SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '1d'
-    UNION ALL
-    SELECT 2, symbol_id, '1d', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
-        last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
-    FROM md.rolled_up_1d
-) AS bar
-ORDER BY symbol_id, open_time, choice;
+DO $each$
+DECLARE timeframe text;
+BEGIN
+    FOREACH timeframe IN ARRAY ARRAY['3m', '5m', '15m', '1h', '4h', '1d'] LOOP
+        EXECUTE format($view$
+        CREATE VIEW md.ohlcv_%1$s AS
+        SELECT DISTINCT ON (symbol_id, open_time) symbol_id, open_time, open, high, low, close, volume, quote_volume, trade_count,
+            first_agg_trade_id, last_agg_trade_id, source, complete, n_present, n_expected, known_at
+        FROM (
+            SELECT 1 AS choice, c.* FROM md.candle AS c WHERE timeframe = '%1$s'
+            UNION ALL
+            SELECT 2, symbol_id, '%1$s', open_time, open, high, low, close, volume, quote_volume, trade_count, first_agg_trade_id,
+                last_agg_trade_id, 'rollup', n_present = n_expected, n_present, n_expected, known_at
+            FROM md.rolled_up_%1$s
+        ) AS bar
+        ORDER BY symbol_id, open_time, choice
+        $view$, timeframe);
+    END LOOP;
+END $each$;
 
 -- The seconds of books as floats, and what follows from them: volumes of the best 1, 5 and 20 levels in the base coin, imbalances
 -- (bids - asks) / (bids + asks) over as many. Integers are divided at the end, as the program does it.
