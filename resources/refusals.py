@@ -1,10 +1,10 @@
 """What was not taken: rows that the database refused, rows that cannot have happened, frames that could not be read."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
+from resources.heartbeat import last_said
 from resources.home import Home
 from resources.journal import TradeJournal
 from resources.timescale.dead_letters import DeadLetters
@@ -37,8 +37,7 @@ def refused(home: Home) -> dict[str, float]:
 
 
 def _live(home: Home) -> dict[str, Any]:
-    beat = home.run_dir / "heartbeat" / "spot.json"
-    return json.loads(beat.read_text(encoding="utf-8")).get("live", {}) if beat.exists() else {}
+    return last_said(home.run_dir, "spot").get("live", {})
 
 
 def too_many(samples: Mapping[str, float]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from resources.checkpoints import publish
+from resources.heartbeat import heartbeat, last_said
 from resources.servers.process import identity, started_s
 from trading.stream.supervision import Wish
 
@@ -47,7 +48,7 @@ class StreamFiles:
     def __init__(self, stream: str, home: Path | None = None) -> None:
         self.home = home or Path(os.environ.get("TRADING_HOME", ".trading"))
         run = self.home / "run"
-        self._wish, self._beat = run / "desired" / f"{stream}.json", run / "heartbeat" / f"{stream}.json"
+        self._wish, self._beat = run / "desired" / f"{stream}.json", heartbeat(run, stream)
 
     def wish(self) -> Wish:
         """Return what the operator wants; a stream that was never touched is wanted."""
@@ -74,11 +75,8 @@ class StreamFiles:
 
         It is as old as the clock says that never is set and stands still while the machine sleeps, as its process does.
         """
-        try:
-            status = json.loads(self._beat.read_text(encoding="utf-8"))
-            if status["folder"] != identity(self._beat.parent):
-                return None
-            beat = Beat(time.monotonic() - status["beat_s"], status["pid"], status["started"])
-        except (FileNotFoundError, ValueError, LookupError):  # after a loss of power it may be empty
+        said = last_said(self.home / "run", self._beat.stem)
+        if not said or said.get("folder") != identity(self._beat.parent):
             return None
+        beat = Beat(time.monotonic() - said["beat_s"], said["pid"], said["started"])
         return beat if beat.age_s >= 0 else None

@@ -58,4 +58,6 @@ def test_each_collector_is_found_by_its_last_beat_and_a_silent_one_is_told_from_
     assert found["spot"]["beat_age_s"] < 30 < found["usdm"]["beat_age_s"]
     states = {finding.what: (finding.state, finding.advice) for finding in _collectors(home)}
     assert states["collector spot"] == (RUNNING, "")
+    (home.run_dir / "heartbeat" / "spot.json").write_text("")  # by a loss of power
+    assert set(streams(home)) == {"usdm"}
     assert states["collector usdm"][0] == STOPPED and "collect_usdm" in states["collector usdm"][1]

@@ -1,6 +1,5 @@
 """Counts of what the stores of a home hold, as they stand, and what its collectors last said."""
 
-import json
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,11 +42,13 @@ SAID: Final = ("trades", "marks", "holes", "repaired", "stalls", "mark_stalls", 
 
 def streams(home: "Home") -> dict[str, dict[str, Any]]:
     """Return by kind of market when its collector last beat, in which process, and what it counted since it started."""
+    from resources.heartbeat import last_said
+
     found = {}
     for file in sorted((home.run_dir / "heartbeat").glob("*.json")):
-        beat = json.loads(file.read_text(encoding="utf-8"))
-        age_s = round(time.time() - file.stat().st_mtime, 1)
-        found[file.stem] = {"beat_age_s": age_s, "pid": beat["pid"], **{n: beat[n] for n in SAID if n in beat}}
+        if beat := last_said(home.run_dir, file.stem):
+            age_s = round(time.time() - file.stat().st_mtime, 1)
+            found[file.stem] = {"beat_age_s": age_s, "pid": beat["pid"], **{n: beat[n] for n in SAID if n in beat}}
     return found
 
 

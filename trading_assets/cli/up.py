@@ -20,6 +20,7 @@ from typing import Any, Final
 from resources.dagster_graphql import FINISHED, DagsterRefused, DagsterUi
 from resources.dagster_home import dagster_environment
 from resources.dagster_processes import WEBSERVER, DagsterProcesses, end_all
+from resources.heartbeat import heartbeat, last_said
 from resources.home import Home
 from resources.servers import StoreUnreachable, process, revive, running
 from resources.settings import Settings, load_settings
@@ -169,9 +170,9 @@ class _Up:
 
     def _collects(self) -> bool:
         """Return whether a collector that beats now has seen its symbols; a former one's last beat is no sign of life."""
-        file = self._home.run_dir / "heartbeat" / "spot.json"
+        file = heartbeat(self._home.run_dir, "spot")
         fresh = file.exists() and file.stat().st_mtime >= self._began
-        return fresh and bool(_read(file).get("symbols"))
+        return fresh and bool(last_said(self._home.run_dir, "spot").get("symbols"))
 
     def _until(self, holds: Callable[[], bool], longest_s: float) -> None:
         deadline = time.monotonic() + longest_s
