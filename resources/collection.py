@@ -9,8 +9,6 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from resources.binance import BinanceRest, UnknownSymbol
 from resources.book_feed import BookFeed
 from resources.collecting_program import metrics
@@ -20,7 +18,7 @@ from resources.journal import TradeJournal
 from resources.live_feed import LiveFeed
 from resources.live_tap import LiveTap
 from resources.rocksdb import PATIENCE_S
-from resources.servers import Urls, running
+from resources.servers import running
 from resources.settings import load_settings
 from resources.stream_set import KLINES, SPOT, USDM, StreamSet
 from resources.timescale.dead_letters import DeadLetters
@@ -28,9 +26,6 @@ from resources.timescale.store import MarketStore
 from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.stream.repair import FOREVER_MS
-
-AGAIN_S: Final = 10.0
-"""How often stores are asked for that do not answer when a collector starts."""
 
 STOP_S: Final = 25
 """Time to flush and to make a checkpoint; `trading up` waits a little longer."""
@@ -132,21 +127,12 @@ class Collection:
             yield
             return
         with ExitStack() as stack:
-            beginning = asyncio.create_task(self._begin_live(tap, instruments, journal, stack))
             try:
+                urls = stack.enter_context(running(self._home, self._settings, ("postgres", "redis")))
+            except TradingError as error:
+                _log.error("nothing goes into the database live: %s; the assets of the day bring it", error)
                 yield
-            finally:
-                beginning.cancel()
-                await asyncio.gather(beginning, return_exceptions=True)
-                if self._feed is not None:
-                    await self._feed.stop()
-
-    async def _begin_live(
-        self, tap: LiveTap, instruments: dict[str, Instrument], journal: TradeJournal, stack: ExitStack
-    ) -> None:
-        """Begin as soon as both stores answer; a collector runs for months and does not wait for them."""
-        try:
-            urls = await self._stores(stack)
+                return
             venue = "sim" if self._home.kind == "simulated" else "binance"
             letters = DeadLetters(self._home.dead_letters_dir)
             feed = LiveFeed(
@@ -154,23 +140,10 @@ class Collection:
             )
             feed.start()
             self._feed = feed
-        except Exception:
-            _log.exception("nothing goes into the database live; the assets of the day bring what the journal holds")
-
-    async def _stores(self, stack: ExitStack) -> Urls:
-        """Return where the stores are once both answer; they are kept until the stack is closed."""
-        while True:
-            entering = asyncio.ensure_future(
-                asyncio.to_thread(stack.enter_context, running(self._home, self._settings, ("postgres", "redis")))
-            )
             try:
-                return await asyncio.shield(entering)
-            except asyncio.CancelledError:
-                await asyncio.wait([entering])  # a thread cannot be stopped, and what it enters is to be left
-                raise
-            except (TradingError, OSError, psutil.Error) as error:
-                _log.error("nothing goes into the database live: %s; tried again in %.0f s", error, AGAIN_S)
-                await asyncio.sleep(AGAIN_S)
+                yield
+            finally:
+                await feed.stop()
 
     async def _instruments(self, rest: BinanceRest) -> dict[str, Instrument]:
         """Return the markets of the home's symbols; not every symbol has a contract."""
