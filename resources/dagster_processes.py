@@ -82,7 +82,7 @@ class DagsterProcesses:
         while not _listens(self._code):
             if process.alive(CODE_SERVER, self._home.run_dir) is None or time.monotonic() > deadline:
                 raise process.ServerFailed(
-                    f"the definitions do not load: {self.last_line(CODE_SERVER)}",
+                    f"the definitions do not load: {self.last_error(CODE_SERVER)}",
                     f"see {self._log(CODE_SERVER)}",
                 )
             patience()
@@ -121,9 +121,9 @@ class DagsterProcesses:
     def _log(self, name: str) -> Path:
         return self._home.logs_dir / f"{name}.log"
 
-    def last_line(self, name: str) -> str:
-        """Return the last line of a process's log."""
-        return process.last_line(self._log(name))
+    def last_error(self, name: str) -> str:
+        """Return the error that a process's log ends with."""
+        return process.last_error(self._log(name))
 
 
 def end_all(home: Home) -> None:

@@ -1,10 +1,10 @@
 """Run Dagster jobs in this process, one after the other, as told on standard input.
 
-Each line asks for one job: `instruments`, `hot_values`, `memory SYMBOL FIRST_DAY LAST_DAY` (from the journal to the market
-memory) or `measures SYMBOL FIRST_DAY LAST_DAY` (of trades and books). The first line printed says how many assets these
-two have, `{"assets_a_symbol": n}`; then each asset prints one JSON line when it is done, and each job one at its end:
-`{"run": id, "success": …, "checks": {"passed": n, "failed": n}, "failures": […]}`. The import of Dagster is paid once, while
-whoever asks still prepares.
+The first line, `begin`, comes once the stores' servers answer. Each further one asks for one job: `instruments`,
+`hot_values`, `memory SYMBOL FIRST_DAY LAST_DAY` (from the journal to the market memory) or `measures SYMBOL FIRST_DAY
+LAST_DAY` (of trades and books). The first line printed says how many assets these two have, `{"assets_a_symbol": n}`; then
+each asset prints one JSON line when it is done, and each job one at its end: `{"run": id, "success": …, "checks":
+{"passed": n, "failed": n}, "failures": […]}`. The import of Dagster is paid once, while whoever asks still prepares.
 """
 
 import json
@@ -59,9 +59,10 @@ def main() -> None:
     """Run each job that a line of standard input asks for."""
     graph = defs.resolve_asset_graph()
     print(json.dumps({"assets_a_symbol": sum(len(part.resolve(graph)) for part in PARTS.values())}), flush=True)
-    with dg.DagsterInstance.get() as instance:
-        for line in sys.stdin:
-            run_job(instance, *line.split())
+    if sys.stdin.readline():
+        with dg.DagsterInstance.get() as instance:
+            for line in sys.stdin:
+                run_job(instance, *line.split())
 
 
 if __name__ == "__main__":

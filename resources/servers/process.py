@@ -23,6 +23,8 @@ from trading.errors import TradingError
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 START_S: Final = 60
 STOP_S: Final = 15
+MESSAGE_LINES: Final = 10
+"""As many lines at most does an error have at the end of a log."""
 LOG_BYTES: Final = 16 * 2**20
 """Dagster's daemon alone writes some 30 MB a day."""
 
@@ -37,7 +39,7 @@ def launch(
     """Start a server and return once it is ready.
 
     Raises:
-        ServerFailed: It ended or was not ready in time; the message has the last line of its log.
+        ServerFailed: It ended or was not ready in time; the message has the error that its log ends with.
     """
     with log.open("ab") as output:
         began = output.tell()
@@ -56,19 +58,22 @@ def launch(
             process.kill()  # half-started it would keep its files from the next one
             process.wait()
             _file(name, run_dir).unlink(missing_ok=True)
-            raise ServerFailed(f"{name} did not start: {last_line(log, began)}", f"see {log}")
+            raise ServerFailed(f"{name} did not start: {last_error(log, began)}", f"see {log}")
         time.sleep(0.02)
     process.returncode = 0  # it outlives this object, which would warn that it still runs
 
 
-def last_line(log: Path, began: int = 0) -> str:
-    """Return the last line that was written into a log since it had `began` bytes."""
+def last_error(log: Path, began: int = 0) -> str:
+    """Return the error that a log, since it had `began` bytes, ends with: what a traceback says, else the last line."""
     if not log.exists():
         return "no output"
     with log.open("rb") as written:
         written.seek(began)
-        lines = written.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no output"
+        last = written.read().decode(errors="replace").strip().splitlines()[-MESSAGE_LINES:]
+    frames = [number for number, line in enumerate(last, 1) if line.startswith("  ")]
+    # A library may add hints below its error; that itself is the line after the frames.
+    message = last[frames[-1] :] if frames else []
+    return message[0] if message else last[-1] if last else "no output"
 
 
 def shorten_logs(folder: Path, most_bytes: int = LOG_BYTES) -> None:

@@ -1,15 +1,17 @@
 """What a demo says when it cannot run, before or while it does."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from resources.dagster_home import dagster_environment
 from resources.home import Home, HomeBusy
 from resources.journal import TradeJournal
 from resources.settings import load_settings
 from resources.stores import open_stores
-from trading_assets.cli.demo import DemoRequest, Plan, StepFailed, _collect, plan_demo, run_demo
+from trading_assets.cli.demo import DemoRequest, Plan, Progress, StepFailed, Worker, _collect, plan_demo, run_demo
 
 
 def test_a_demo_on_a_home_where_up_runs_is_refused_before_anything_starts(
@@ -33,6 +35,23 @@ def test_a_collector_that_ends_badly_says_why_in_the_error_itself(tmp_path: Path
         with pytest.raises(StepFailed, match=f"is held by process {os.getpid()}; one collector") as failure:
             _collect(stores, plan, dict(os.environ), "http://127.0.0.1:1")
         assert "collector.log" in failure.value.hint
+
+
+def test_a_worker_waits_until_the_servers_answer_and_says_which_one_does_not(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create("simulated", {})
+    environment = dagster_environment(home, "postgresql+psycopg2://postgres@/dagster?host=/nowhere")
+    worker = Worker(environment, home.logs_dir / "worker-0.log")
+    try:
+        assert worker._process.stdout is not None
+        assert "assets_a_symbol" in worker._process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker._process.wait(1)
+        worker.start("begin")
+        with pytest.raises(StepFailed, match=r"connection to server on socket \"/nowhere"):
+            worker.finish(Progress(), lambda _: None)
+    finally:
+        worker.close()
 
 
 def test_what_is_neither_asked_for_nor_fixed_is_as_it_is_set(tmp_path: Path) -> None:

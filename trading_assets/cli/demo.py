@@ -41,10 +41,10 @@ class StepFailed(TradingError):
 
 
 def failed(what: str, log: Path, began: int) -> StepFailed:
-    """Return the error of a process, with the last line that it wrote into its log."""
-    from resources.servers.process import last_line
+    """Return the error of a process, with the last one that it wrote into its log."""
+    from resources.servers.process import last_error
 
-    return StepFailed(f"{what}: {last_line(log, began)}", f"see {log}")
+    return StepFailed(f"{what}: {last_error(log, began)}", f"see {log}")
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,17 @@ class Worker:
     """A process that runs Dagster jobs in the order in which it is told to."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self._log, self._began = log, log.stat().st_size if log.exists() else 0
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "trading_assets.chain"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("ab"),
-            text=True,
-            env=environment,
-        )
+        self._log = log
+        with log.open("ab") as errors:
+            self._began = errors.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "trading_assets.chain"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+            )
 
     def start(self, *command: str) -> None:
         """Ask for one job; `finish` waits for it."""
@@ -121,6 +123,7 @@ class Worker:
     def close(self) -> None:
         """Let the process end."""
         assert self._process.stdin is not None  # noqa: S101
+        assert self._process.stdout is not None  # noqa: S101
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
@@ -128,6 +131,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdout.close()
 
 
 def close(workers: Iterable[Worker]) -> None:
@@ -237,6 +241,8 @@ def run_demo(home_path: Path, request: DemoRequest, quiet: bool) -> dict[str, An
         stores = stack.enter_context(open_stores(home_path))
         stack.callback(close, workers)
         _ = stores.urls  # the servers start here, not with the first worker that asks for one
+        for worker in workers:
+            worker.start("begin")
         show({"stage": "collecting trades off the websocket"})
         progress = Progress(Counter({"rocksdb": _collect(stores, plan, environment, rest_url)}))
         materialize(workers, plan, progress, show)

@@ -108,7 +108,7 @@ class _Up:
             self._dagster.start(self._look)
             self._until(self._answers, ANSWER_S)
             if not self._ui.loaded():
-                raise UiSilent(f"{self._ui.url} does not answer: {self._dagster.last_line(WEBSERVER)}", "see the logs")
+                raise UiSilent(f"{self._ui.url} does not answer: {self._dagster.last_error(WEBSERVER)}", "see the logs")
             _say(f"Dagster UI on {self._ui.url}")
             self._materialize(days)
             _say("everything is running; Ctrl-C stops it")
