@@ -27,6 +27,9 @@ from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.stream.repair import FOREVER_MS
 
+AGAIN_S: Final = 10.0
+"""How often stores are asked for that do not answer when a collector starts."""
+
 STOP_S: Final = 25
 """Time to flush and to make a checkpoint; `trading up` waits a little longer."""
 
@@ -127,23 +130,33 @@ class Collection:
             yield
             return
         with ExitStack() as stack:
-            try:
-                urls = stack.enter_context(running(self._home, self._settings, ("postgres", "redis")))
-            except TradingError as error:
-                _log.error("nothing goes into the database live: %s; the assets of the day bring it", error)
-                yield
-                return
-            venue = "sim" if self._home.kind == "simulated" else "binance"
-            letters = DeadLetters(self._home.dead_letters_dir)
-            feed = LiveFeed(
-                tap, instruments, lambda: MarketStore(urls.postgres, venue), urls.redis, journal.ledger, letters
-            )
-            feed.start()
-            self._feed = feed
+            beginning = asyncio.create_task(self._begin_live(tap, instruments, journal, stack))
             try:
                 yield
             finally:
-                await feed.stop()
+                beginning.cancel()
+                await asyncio.gather(beginning, return_exceptions=True)
+                if self._feed is not None:
+                    await self._feed.stop()
+
+    async def _begin_live(
+        self, tap: LiveTap, instruments: dict[str, Instrument], journal: TradeJournal, stack: ExitStack
+    ) -> None:
+        """Begin as soon as both stores answer; a collector runs for months and does not wait for them."""
+        urls = None
+        while urls is None:
+            try:
+                stores = running(self._home, self._settings, ("postgres", "redis"))
+                urls = await asyncio.to_thread(stack.enter_context, stores)
+            except TradingError as error:
+                _log.error("nothing goes into the database live: %s; tried again in %.0f s", error, AGAIN_S)
+                await asyncio.sleep(AGAIN_S)
+        venue = "sim" if self._home.kind == "simulated" else "binance"
+        letters = DeadLetters(self._home.dead_letters_dir)
+        self._feed = LiveFeed(
+            tap, instruments, lambda: MarketStore(urls.postgres, venue), urls.redis, journal.ledger, letters
+        )
+        self._feed.start()
 
     async def _instruments(self, rest: BinanceRest) -> dict[str, Instrument]:
         """Return the markets of the home's symbols; not every symbol has a contract."""

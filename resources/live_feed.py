@@ -11,51 +11,33 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from itertools import pairwise
 from typing import Any, Final
 
-import asyncpg
 import polars as pl
 
 from resources.live import KEPT_MS, LiveStreams, Teller
-from resources.live_store import Gathered, Outcome
 from resources.live_tap import Batch, BookBatch, LiveTap, joined
-from resources.retention import verified_until_ms
+from resources.live_writer import AWAY, MOST_ROWS, LiveWriter
 from resources.timescale.dead_letters import DeadLetters
 from resources.timescale.history import bars_with_history
-from resources.timescale.quarantine import RefusedRows
 from resources.timescale.store import MarketStore
-from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, CANDLE, TRADE
-from trading.errors import TradingError
+from resources.timescale.tables import CANDLE
 from trading.market.candle import empty_candles
 from trading.market.instrument import Instrument
 from trading.market.timeframe import HOUR_MS, SECOND_MS, Timeframe
 from trading.provider.book_seconds import BookSeconds, book_snapshots, uncrossed
 from trading.provider.events import LiveEvent, row_events, trade_events
-from trading.provider.validation import DataValidator
 from trading.stream.contiguity import IdRange
 from trading.stream.live_bars import Closed, LiveBars, warm_up
 
-STORE_S: Final = 1.0
-"""How often rows go into the database, as each write has its price; Redis tells who wants to know at once."""
-
 LOOK_S: Final = 0.25
 REACH_MS: Final = HOUR_MS
-MOST_ROWS: Final = 500_000
-"""That wait for the database; more of them are read again from the journal when it is back."""
-
-MOST_BOOKS: Final = 20_000
-"""Books of a symbol and their seconds, of three hours, in 15 MiB; more of them are left to the day's assets."""
-
 MOST_BATCHES: Final = 1_000
 FEW_BATCHES: Final = 4
 DRAIN_S: Final = 8.0
-FIRST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 30.0
-
-AWAY: Final = (OSError, TimeoutError, TradingError, asyncpg.InterfaceError, asyncpg.PostgresError)
 
 _log = logging.getLogger(__name__)
 
@@ -83,30 +65,22 @@ class LiveFeed:
         letters: DeadLetters,
         reach_ms: int = REACH_MS,
     ) -> None:
-        self._tap, self._instruments, self._open = tap, dict(instruments), market
-        self._claims = {name: claims(name) for name in instruments}
+        self._tap, self._instruments = tap, dict(instruments)
+        self._claims = {name: held for name in instruments if (held := claims(name))}
         self._url, self._reach_ms = streams_url, reach_ms
-        self._letters = letters
-        self._checks = DataValidator(self._instruments, lambda: tap.newest_ms, RefusedRows(letters.refused_file))
-        self._unproven = set[str]()
-        """Symbols of which a trade is not stored: what is proven of them is left to the day's assets."""
-        self._market: MarketStore | None = None
-        self._stack = ExitStack()
+        self.statistics: Counter[str] = Counter()
+        self._writer = LiveWriter(
+            tap, self._instruments, market, self._claims, letters, self._read_again, reach_ms, self.statistics
+        )
         self._collector_loop = asyncio.get_running_loop()
         self._loop = asyncio.new_event_loop()
-        self._awake, self._made, self._stopping = asyncio.Event(), asyncio.Event(), False
+        self._awake, self._stopping = asyncio.Event(), False
         self._batches = asyncio.Queue[Batch | BookBatch | None]()
         self._unmade = self._asked_again = 0
         self._second: dict[str, int] = {}
         self._bars: dict[str, LiveBars] = {}
         self._seconds = {name: BookSeconds(instrument) for name, instrument in instruments.items()}
-        self._gathered = {name: Gathered(name) for name in instruments}
-        self._books = {name: Gathered(name) for name in instruments}
-        self._pause_s = FIRST_PAUSE_S
-        self._lost: dict[str, int] = {}
-        """Since when what came of a symbol is not in the database."""
         self._holes: dict[str, set[int]] = {name: set() for name in instruments}
-        self.statistics: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
 
     # -- the collector's side ----------------------------------------------------------------------------------------
@@ -114,6 +88,9 @@ class LiveFeed:
     def start(self) -> None:
         """Begin; returns at once."""
         self._tap.wake = self._wake
+        for symbol, claims in self._claims.items():
+            # Trades of the same minute came before, without which its bars would be others.
+            self._tap.read_again(symbol, claims[-1].proven_until_ms)
         self._thread.start()
 
     async def stop(self, patience_s: float = 10.0) -> None:
@@ -125,10 +102,8 @@ class LiveFeed:
 
     def status(self) -> dict[str, Any]:
         """Return statistics, what waits, since when symbols' rows are not in the database, and books left to the assets."""
-        rows = self._rows + sum(books.rows for books in self._books.values())
-        waiting = {"rows_waiting": rows, "not_in_database": dict(self._lost)}
-        waiting["books_left"] = self.statistics["books_left"] + self._tap.books_left
-        return {**self.statistics, **self._tap.status(), **waiting, "checks": self._checks.told}
+        books_left = self.statistics["books_left"] + self._tap.books_left
+        return {**self.statistics, **self._tap.status(), **self._writer.status(), "books_left": books_left}
 
     def _wake(self) -> None:
         with suppress(RuntimeError):  # the loop is closed
@@ -146,7 +121,7 @@ class LiveFeed:
 
     async def _live(self) -> None:
         teller = Teller(LiveStreams(self._url), self.statistics)
-        storing = asyncio.create_task(self._keep_storing())
+        storing = asyncio.create_task(self._writer.run())
         making = asyncio.create_task(self._keep_making(teller))
         try:
             while not self._stopping and not (making.done() or storing.done()):
@@ -160,10 +135,10 @@ class LiveFeed:
             if not making.done():
                 await self._batches.put(None)
             self._made_by(await asyncio.gather(making, return_exceptions=True))
-            self._made.set()
+            self._writer.ended.set()
             self._made_by(await asyncio.gather(storing, return_exceptions=True))
             await teller.close()
-            await asyncio.to_thread(self._stack.close)
+            await asyncio.to_thread(self._writer.close)
 
     def _made_by(self, outcomes: list[Any]) -> None:
         """Tell of a task that did not end by itself; the other one goes on to its end."""
@@ -177,7 +152,7 @@ class LiveFeed:
         until_s = time.monotonic() + DRAIN_S
         while time.monotonic() < until_s:
             took = await self._take(teller)
-            if not (took or self._unmade or self._asked_again or self._tap.behind() or self._lost):
+            if not (took or self._unmade or self._asked_again or self._tap.behind() or self._writer.lacks):
                 break
             await asyncio.sleep(0 if took else 0.02)
 
@@ -239,23 +214,20 @@ class LiveFeed:
 
     async def _piece(self, symbol: str) -> Batch | None:
         """Return the next piece of a symbol's journal, unless the database is not ready for it."""
-        if symbol in self._lost or self._rows > MOST_ROWS // 2 or self._batches.qsize() > FEW_BATCHES:
+        if self._writer.waits(symbol) or self._writer.rows > MOST_ROWS // 2 or self._batches.qsize() > FEW_BATCHES:
             return None
         reading = asyncio.run_coroutine_threadsafe(self._tap.piece(symbol), self._collector_loop)
         return await asyncio.wrap_future(reading)
 
     async def _take_trades(self, teller: Teller, batch: Batch) -> None:
         symbol, trades = batch.symbol, batch.frame
+        if batch.since_ms is not None:
+            self._writer.begin(symbol, batch.since_ms)
         closed = await asyncio.to_thread(self._make, batch, trades)
         await teller.tell({symbol: _young(_closed_events(symbol, closed), batch.clock_ms)})
-        bars, gathered = self._bars[symbol], self._gathered[symbol]
-        gathered.add(TRADE, trades, batch.clock_ms)
-        for rows in closed:
-            gathered.add_closed(rows, batch.clock_ms)
-        gathered.prove(batch.ranges, bars.trades, bars.start_ms)
-        if symbol in self._lost or gathered.rows > MOST_ROWS:
-            self._lose(symbol)
-        first = not bars.prepared and self.stored() is not None
+        bars = self._bars[symbol]
+        self._writer.take(batch, trades, closed, bars)
+        first = not bars.prepared and self._writer.market() is not None
         if first or any(rows.indicators is not None for rows in closed):
             await asyncio.to_thread(bars.prepare)
 
@@ -265,10 +237,7 @@ class LiveFeed:
         seconds = self._seconds[symbol].take(batch.records).with_columns(known)
         events = [*row_events("book", symbol, uncrossed(books)), *row_events("book:1s", symbol, seconds)]
         await teller.tell({symbol: events})
-        if self._books[symbol].rows < MOST_BOOKS:
-            self._books[symbol].add(BOOK_SNAPSHOT, books, batch.clock_ms)
-            self._books[symbol].add(BOOK_1S, seconds, batch.clock_ms)
-        else:
+        if not self._writer.take_books(symbol, books, seconds, batch.clock_ms):
             self.statistics["books_left"] += len(batch.records)
 
     def _told(self, batch: Batch) -> list[LiveEvent]:
@@ -292,12 +261,13 @@ class LiveFeed:
 
     def _make(self, batch: Batch, trades: pl.DataFrame) -> list[Closed]:
         """Return the bars that a batch closes."""
-        symbol = batch.symbol
+        symbol, bars = batch.symbol, self._bars.get(batch.symbol)
         proven = [(r.proven_from_ms, r.proven_until_ms) for r in batch.ranges]
-        bars = self._bars.get(symbol)
         if bars is None:
-            since_ms = _begin_ms(batch, trades, self._claims[symbol]) if batch.since_ms is None else batch.since_ms
-            bars = self._bars[symbol] = LiveBars(self._instruments[symbol], since_ms, _Stored(self, symbol))
+            begin_ms = min([batch.clock_ms, *trades["time_ms"].to_list(), *(since_ms for since_ms, _ in proven)])
+            since_ms = begin_ms if batch.since_ms is None else batch.since_ms
+            stored = _Stored(self._writer, symbol, lambda: self._bars[symbol].start_ms)
+            bars = self._bars[symbol] = LiveBars(self._instruments[symbol], since_ms, stored)
         elif batch.since_ms is not None:
             if bars.given_until_ms < batch.since_ms:  # trades of before had not closed their bars
                 self._read_again(symbol, bars.given_until_ms)
@@ -319,111 +289,12 @@ class LiveFeed:
 
         self._collector_loop.call_soon_threadsafe(read_again)
 
-    # -- into the database -------------------------------------------------------------------------------------------
-
-    @property
-    def _rows(self) -> int:
-        return sum(gathered.rows for gathered in self._gathered.values())
-
-    def stored(self) -> MarketStore | None:
-        """Return the database where it answers."""
-        return None if self._lost else self._market
-
-    def unread(self, symbol: str) -> None:
-        """Note that bars were made without those that are stored."""
-        since_ms = self._bars[symbol].start_ms
-        self._lost[symbol] = min(self._lost.get(symbol, since_ms), since_ms)
-
-    async def _keep_storing(self) -> None:
-        """Write what gathers, until the last of it; no write is left in the middle."""
-        pause_s, last = STORE_S, False
-        while not last:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._made.wait(), pause_s)
-            pause_s, last = STORE_S, self._made.is_set()
-            try:
-                if self._market is None or self._lost:
-                    await asyncio.to_thread(self._reach)
-            except AWAY as error:
-                pause_s = self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-                _log.warning("the market database is away: %s; asked again in %.0f s", error, pause_s)
-            else:
-                self._pause_s = FIRST_PAUSE_S
-                await self._store()
-
-    def _reach(self) -> None:
-        """Open the database, or find that it answers again, and have read what is missing in it."""
-        if self._market is None:
-            self._market = self._opened()
-        self._market.fetch("SELECT 1")
-        lost, self._lost = self._lost, {}
-        for symbol, since_ms in lost.items():
-            self._read_again(symbol, since_ms)
-
-    def _opened(self) -> MarketStore:
-        """Return the database with all that it lacks noted; where it goes away meanwhile, all of that is done again."""
-        with ExitStack() as opening:
-            market = opening.enter_context(self._open())
-            market.register(self._instruments.values())
-            for symbol, claims in self._claims.items():
-                done_ms = verified_until_ms(claims, market.trade_coverage(symbol))
-                if claims:
-                    self._lost[symbol] = max(done_ms, claims[-1].proven_until_ms - self._reach_ms)
-            self._stack = opening.pop_all()
-        return market
-
-    async def _store(self) -> None:
-        """Write what has gathered."""
-        for symbol in self._instruments:
-            if self._market is None or self._lost:
-                self._lose(symbol)
-                continue
-            gathered, self._gathered[symbol] = self._gathered[symbol], Gathered(symbol)
-            if not await self._written(gathered, self._market):
-                self._note_lost(gathered)
-            books, self._books[symbol] = self._books[symbol], Gathered(symbol)
-            if not await self._written(books, self._market):
-                self._books[symbol] = books.joined(self._books[symbol])
-
-    async def _written(self, gathered: Gathered, market: MarketStore) -> bool:
-        """Write rows; return whether they are there, or were set aside."""
-        if gathered.empty:
-            return True
-        symbol, began_s = gathered.symbol, time.monotonic()
-        try:
-            claiming = symbol not in self._unproven
-            outcome = await asyncio.to_thread(gathered.write, market, self._checks, self._letters.write, claiming)
-        except AWAY as error:
-            _log.warning("%s: not written: %s: %s", symbol, type(error).__name__, error)
-            return False
-        self._note(symbol, outcome)
-        self.statistics["store_ms"] = round(1000 * (time.monotonic() - began_s))
-        return True
-
-    def _note(self, symbol: str, outcome: Outcome) -> None:
-        self.statistics["changed"] += outcome.changed
-        if outcome.aside:
-            self.statistics["refused"] += outcome.aside
-            _log.error("%s: %d rows are not stored, see 'trading replay --dry-run'", symbol, outcome.aside)
-        if outcome.trades_lack:
-            self._unproven.add(symbol)
-
-    def _lose(self, symbol: str) -> None:
-        """Let go of what has gathered of trades; it is read again from the journal. Books wait."""
-        self._note_lost(self._gathered[symbol])
-        self._gathered[symbol] = Gathered(symbol)
-
-    def _note_lost(self, gathered: Gathered) -> None:
-        if gathered.since_ms is not None:
-            known_ms = self._lost.get(gathered.symbol, gathered.since_ms)
-            self._lost[gathered.symbol] = min(known_ms, gathered.since_ms)
-
 
 class _Stored:
-    """The bars of one symbol in the database; while it is away there are none."""
+    """The bars of one symbol in the database; while it is away there are none, and those made since a moment are lost."""
 
-    def __init__(self, feed: LiveFeed, symbol: str) -> None:
-        self._feed, self._symbol = feed, symbol
+    def __init__(self, writer: LiveWriter, symbol: str, since_ms: Callable[[], int]) -> None:
+        self._writer, self._symbol, self._since_ms = writer, symbol, since_ms
 
     def bars(self, timeframe: Timeframe, lo_ms: int, hi_ms: int) -> pl.DataFrame:
         return self._asked(lambda market: market.read(CANDLE, self._symbol, lo_ms, hi_ms, timeframe))
@@ -432,21 +303,15 @@ class _Stored:
         return self._asked(lambda market: bars_with_history(market, self._symbol, timeframe, lo_ms, hi_ms))
 
     def _asked(self, read: Callable[[MarketStore], pl.DataFrame]) -> pl.DataFrame:
-        market = self._feed.stored()
+        market = self._writer.market()
         try:
             if market is not None:
                 return read(market)
         except AWAY as error:
             _log.warning("%s: no stored bars: %s", self._symbol, error)
         # What is made without them is told, and made anew with them.
-        self._feed.unread(self._symbol)
+        self._writer.lose(self._symbol, self._since_ms())
         return empty_candles()
-
-
-def _begin_ms(batch: Batch, trades: pl.DataFrame, claims: Sequence[IdRange]) -> int:
-    """Return the moment from which on all trades come with or after a first batch; what was claimed before is read again."""
-    proven = [] if claims else [r.proven_from_ms for r in batch.ranges]
-    return min([batch.clock_ms, *trades["time_ms"].to_list(), *proven])
 
 
 def _closed_events(symbol: str, closed: Iterable[Closed]) -> list[LiveEvent]:

@@ -7,7 +7,7 @@ made of them next, and last what they prove, so that whatever is claimed is ther
 from collections import Counter
 from typing import NamedTuple
 
-import numpy as np
+import msgspec
 import polars as pl
 
 from resources.timescale.delivery import Delivery, SetAside
@@ -65,8 +65,9 @@ class Gathered:
         if self._proofs and self._proofs[-1][2] == since_ms:
             self._proofs.pop()  # the later one proves all that this one does
         self._proofs.append((ranges, trades, since_ms))
-        # Lost rows are read again from where their proof joins the one before.
-        self.since_ms = since_ms if self.since_ms is None else min(self.since_ms, since_ms)
+        # Lost rows are read again from where their proof joins the one before: at the last trade before, where it is known.
+        joins_ms = min([since_ms, *trades["time_ms"].head(1)])
+        self.since_ms = joins_ms if self.since_ms is None else min(self.since_ms, joins_ms)
 
     def joined(self, later: "Gathered") -> "Gathered":
         """Return these rows with those of a later one; neither has proofs."""
@@ -116,18 +117,25 @@ class Gathered:
 
 
 def proven_by(ranges: list[IdRange], trades: pl.DataFrame, since_ms: int) -> dict[int, list[IdRange]]:
-    """Return by UTC day what claims prove from a moment on, by all trades (`TRADE_SCHEMA`, by id) since then.
+    """Return by UTC day what claims prove by all trades (`TRADE_SCHEMA`, by id) since a moment.
 
-    Where the last trade before that moment is known too, it is from that trade on.
+    Where the last trades before that moment are known too, all of one millisecond, it is from those on.
     """
+    if not ranges:
+        return {}
     ids, times_ms = trades["agg_trade_id"].to_numpy(), trades["time_ms"].to_numpy()
-    since_ms = int(min(since_ms, times_ms[0])) if len(times_ms) else since_ms
-    until_ms = ranges[-1].proven_until_ms if ranges else since_ms
-    # The trade before the first one is claimed, and since it is not here it was before that moment.
-    if len(ids) and any(r.first_id < ids[0] <= r.last_id and r.proven_from_ms < since_ms for r in ranges):
-        ids, times_ms = np.insert(ids, 0, ids[0] - 1), np.insert(times_ms, 0, since_ms - 1)
+    if len(ids):
+        since_ms = min(since_ms, int(times_ms[0]))
+        ranges = [_since(r, int(ids[0]), since_ms) for r in ranges]
     proven = {
-        day_ms: proven_ranges(ranges, ids, times_ms, max(day_ms, since_ms), min(day_ms + DAY_MS, until_ms))
-        for day_ms in range(since_ms // DAY_MS * DAY_MS, until_ms, DAY_MS)
+        day_ms: proven_ranges(ranges, ids, times_ms, day_ms, day_ms + DAY_MS)
+        for day_ms in range(ranges[0].proven_from_ms // DAY_MS * DAY_MS, ranges[-1].proven_until_ms, DAY_MS)
     }
     return {day_ms: found for day_ms, found in proven.items() if found}
+
+
+def _since(claim: IdRange, first_id: int, since_ms: int) -> IdRange:
+    """Return what is left of a claim from the first trade of a moment on, whose trades before that are not looked at."""
+    if not claim.first_id < first_id <= claim.last_id:
+        return claim
+    return msgspec.structs.replace(claim, first_id=first_id, proven_from_ms=max(since_ms, claim.proven_from_ms))

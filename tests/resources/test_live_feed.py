@@ -3,8 +3,9 @@
 import asyncio
 import math
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from resources import live_feed, live_tap
+from resources import live_tap, live_writer
 from resources.binance import BinanceRest
 from resources.book_feed import BookFeed
 from resources.collector import Collector
@@ -39,6 +40,7 @@ from trading.market.book import BookSnapshot
 from trading.market.timeframe import DAY_MS, HOUR_MS, SECOND_MS
 from trading.market.trade import AggTrade, trades_frame
 from trading.stream.book_recorder import BookRecord
+from trading.stream.collector import Pending
 from trading.stream.contiguity import IdRange
 
 SOAK = bool(os.environ.get("SOAK"))
@@ -60,7 +62,7 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 
 
 async def streamed(
-    journal: TradeJournal, trades: Served, books: Served, dsn: str, url: str, folder: Path
+    journal: TradeJournal, trades: Served, books: Served, dsn: str, url: str, folder: Path, **patience: float
 ) -> dict[str, object]:
     """Collect the market with the live path beside, until both are done."""
     rest, of_books = BinanceRest(trades.http), BinanceRest(books.http)
@@ -71,7 +73,7 @@ async def streamed(
         collector.beside(BookFeed(journal, of_books, books.ws, instruments, every_ms=1_000, tap=tap))
         letters = DeadLetters(folder)
         feed = LiveFeed(
-            tap, instruments, lambda: MarketStore(dsn, "sim"), url, journal.ledger, letters, reach_ms=DAY_MS
+            tap, instruments, lambda: MarketStore(dsn, "sim", **patience), url, journal.ledger, letters, reach_ms=DAY_MS
         )
         feed.start()
         await collector.run()
@@ -185,12 +187,13 @@ def test_a_trade_that_is_not_stored_is_counted_and_from_then_on_nothing_is_claim
             DeadLetters(tmp_path / "dead"),
         )
         feed._loop.close()  # it is not started
-        feed._market = store
+        writer = feed._writer
+        writer._market = store
         for frame in (came, trades(10, 0), trades(20, 5)):
             came = pl.concat([came, frame]).unique("agg_trade_id", keep="first", maintain_order=True)
-            feed._gathered[NAME].add(TRADE, frame, began + 1_000)
-            feed._gathered[NAME].prove([IdRange(0, came["agg_trade_id"][-1], began, began + len(came))], came, began)
-            await feed._store()
+            writer._gathered[NAME].add(TRADE, frame, began + 1_000)
+            writer._gathered[NAME].prove([IdRange(0, came["agg_trade_id"][-1], began, began + len(came))], came, began)
+            await writer._store()
         status = feed.status()
         assert (status["refused"], status["checks"]["refused"]) == (10, {"trade not_positive": 10})
         assert store.trade_coverage(NAME) == [IdRange(0, 9, began, began + 10)]
@@ -207,7 +210,7 @@ def test_a_trade_that_is_not_stored_is_counted_and_from_then_on_nothing_is_claim
 
 def test_books_that_find_no_room_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_tap, "MOST_WAITING", 7)
-    monkeypatch.setattr(live_feed, "MOST_BOOKS", 5)
+    monkeypatch.setattr(live_writer, "MOST_BOOKS", 5)
     instrument = synthetic()[0].instrument(NAME)
 
     def books(first: int, count: int) -> list[BookRecord]:
@@ -312,3 +315,91 @@ def test_a_database_that_goes_away_while_it_is_opened_is_opened_again_from_the_b
     ):
         journal.append({NAME: made}, {NAME: [IdRange(0, 9, BEGIN, BEGIN + 10)]})
         asyncio.run(test(dsn, journal, store))
+
+
+def test_a_bar_in_which_a_collector_was_started_anew_is_told_whole(
+    tmp_path: Path, market: MarketStore, redis_url: str
+) -> None:
+    instrument = synthetic()[0].instrument(NAME)
+    made = [AggTrade(n, 5, 1, n, n, MIDNIGHT + 10 * SECOND_MS * n, False) for n in range(8)]
+
+    async def test(dsn: str, journal: TradeJournal) -> list[tuple[str, int]]:
+        tap, streams = LiveTap(journal, [NAME]), LiveStreams(redis_url)
+        letters = DeadLetters(tmp_path / "dead")
+        feed = LiveFeed(tap, {NAME: instrument}, lambda: MarketStore(dsn, "sim"), redis_url, journal.ledger, letters)
+        feed.start()
+        arrived, ledger = {NAME: made[4:]}, {NAME: [IdRange(0, 7, MIDNIGHT, made[-1].time_ms)]}
+        journal.append(arrived, ledger)
+        tap.stored(Pending(arrived, ledger, {}, {}), made[-1].time_ms)
+        try:
+            async with asyncio.timeout(20):
+                minutes = list[tuple[str, int]]()
+                while not minutes:
+                    for _, _, events in await streams.read({NAME: "0"}, 100):
+                        bars = [event.named() for event in events if event.kind == "bar:1m"]
+                        minutes += [(bar["source"], bar["trade_count"]) for bar in bars]
+        finally:
+            await feed.stop(30)
+            await streams.close()
+        return minutes
+
+    with beside(market) as dsn, TradeJournal.write(tmp_path / "journal") as journal:
+        journal.append({NAME: made[:4]}, {NAME: [IdRange(0, 3, MIDNIGHT, made[3].time_ms)]})
+        assert set(asyncio.run(test(dsn, journal))) == {("trades", 6)}
+
+
+UNFOUNDED = """
+SELECT c.first_id, c.last_id FROM md.trade_coverage c WHERE c.last_id - c.first_id + 1 > (
+    SELECT count(*) FROM md.trade t WHERE t.symbol_id = c.symbol_id AND t.agg_trade_id BETWEEN c.first_id AND c.last_id
+)
+"""
+BETWEEN = """
+SELECT first_id, last_id FROM (
+    SELECT lag(last_id) OVER (ORDER BY first_id) + 1 AS first_id, first_id - 1 AS last_id FROM md.trade_coverage
+) AS between_proofs WHERE first_id <= last_id
+"""
+CUT_SPEED = 300.0
+CUT = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+@pytest.mark.timeout(600 if SOAK else 120)
+def test_however_often_the_database_goes_away_nothing_is_proven_that_it_does_not_hold(
+    tmp_path: Path, market: MarketStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_writer, "STORE_S", 0.05)
+    monkeypatch.setattr(live_writer, "FIRST_PAUSE_S", 0.02)
+
+    async def watch(dsn: str) -> None:
+        watching = await asyncpg.connect(dsn)
+        # Later on the rest can be written.
+        turn, until_s = 0, time.monotonic() + 0.6 * (END - BEGIN) / CUT_SPEED / 1000
+        try:
+            while True:
+                assert not await watching.fetch(UNFOUNDED)
+                assert not await watching.fetch(BETWEEN)
+                turn += 1
+                if turn % 20 == 0 and time.monotonic() < until_s:
+                    await watching.fetch(CUT)
+                await asyncio.sleep(0.005)
+        finally:
+            await watching.close()
+
+    async def play(dsn: str, journal: TradeJournal) -> dict[str, object]:
+        async with (
+            exchange(synthetic(), BEGIN, END, CUT_SPEED) as trades,
+            exchange(synthetic(), BEGIN, END) as books,
+        ):
+            watching = asyncio.create_task(watch(dsn))
+            status = await streamed(journal, trades, books, dsn, redis_url, tmp_path / "dead", patience_s=0.0)
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+            print(status)
+            return status
+
+    with beside(market) as dsn, MarketStore(dsn, "sim"), TradeJournal.write(tmp_path / "journal") as journal:
+        status = asyncio.run(play(dsn, journal))
+        assert not status["not_in_database"]

@@ -7,13 +7,14 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from resources.live_store import proven_by
 from trading.indicators.recursion import indicators_of_days
 from trading.market.candle import CANDLE_SCHEMA, candles_from_trades, empty_candles, merge_sources
 from trading.market.instrument import Instrument
 from trading.market.longer_bars import rolled_bars
 from trading.market.timeframe import CANDLE_TIMEFRAMES, DAY_MS, MINUTE_MS, ROLLED_UP, Timeframe
 from trading.market.trade import AggTrade, trades_frame
-from trading.stream.contiguity import Ledger
+from trading.stream.contiguity import IdRange, Ledger, united
 from trading.stream.live_bars import WITH_INDICATORS, Closed, LiveBars
 
 DAY = 1_760_000_000_000 // DAY_MS * DAY_MS
@@ -53,6 +54,8 @@ class Arriving:
         self.trades, self.start_ms, self.ledger = trades, start_ms, Ledger()
         self.database = database or Database()
         self.live = LiveBars(PAIR, start_ms, self.database)
+        self.claims: dict[int, list[IdRange]] = {}
+        """What is proven of the trades that are stored, by day, as each batch adds to it."""
         self.ledger.begin(trades[0].agg_trade_id, start_ms)
 
     def take(self, *ids: int, clock_ms: int = 0) -> list[Closed]:
@@ -66,11 +69,20 @@ class Arriving:
             arrived = [t for t in self.trades if self.ledger.holds(t.agg_trade_id) and t.time_ms >= self.live.start_ms]
         given = self.live.take(trades_frame(arrived), self.proven, newest_ms)
         self.database.write(given)
+        for day_ms, ranges in proven_by(
+            Ledger(self.ledger.ranges).ranges, self.live.trades, self.live.start_ms
+        ).items():
+            self.claims[day_ms] = united([*self.claims.get(day_ms, ()), *ranges])
         return given
 
     @property
     def proven(self) -> list[tuple[int, int]]:
         return [(r.proven_from_ms, r.proven_until_ms) for r in self.ledger.ranges]
+
+    def proven_at_once(self) -> dict[int, list[IdRange]]:
+        """Return what is proven of all trades that were taken, by day."""
+        taken = trades_frame([t for t in self.trades if self.ledger.holds(t.agg_trade_id)])
+        return proven_by(self.ledger.ranges, taken, self.start_ms)
 
     def rebuilt(self) -> Database:
         """Make everything at once of all trades that were taken, as the day's assets do."""
@@ -200,3 +212,13 @@ def test_however_trades_come_the_last_version_of_each_bar_is_the_rebuilt_one(
         if place % 3 == 0:
             arriving.live.prepare()
     assert_same(arriving.database, arriving.rebuilt())
+
+
+@settings(max_examples=300, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(arrivals())
+def test_however_trades_come_all_that_they_prove_together_is_proven(drawn: tuple[list[int], list[list[int]]]) -> None:
+    times, batches = drawn
+    arriving = Arriving(market(times), MIDNIGHT - 10 * MINUTE_MS)
+    for batch in batches:
+        arriving.take(*batch)
+    assert arriving.claims == arriving.proven_at_once()
