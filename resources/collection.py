@@ -18,7 +18,7 @@ from resources.journal import TradeJournal
 from resources.live_feed import LiveFeed
 from resources.live_tap import LiveTap
 from resources.rocksdb import PATIENCE_S
-from resources.servers import running
+from resources.servers import Urls, running
 from resources.settings import load_settings
 from resources.stream_set import KLINES, SPOT, USDM, StreamSet
 from resources.timescale.dead_letters import DeadLetters
@@ -27,9 +27,13 @@ from trading.errors import TradingError
 from trading.market.instrument import Instrument
 from trading.stream.repair import FOREVER_MS
 
-AGAIN_S: Final = 10.0
-"""How often stores are asked for that do not answer when a collector starts."""
+FIRST_S: Final = 3.0
+"""So long a collector waits for its stores: what it then collects is live from the beginning."""
 
+AGAIN_S: Final = 10.0
+"""How often stores are asked for that did not answer in time."""
+
+LEAVE_S: Final = 10.0
 STOP_S: Final = 25
 """Time to flush and to make a checkpoint; `trading up` waits a little longer."""
 
@@ -132,6 +136,7 @@ class Collection:
         with ExitStack() as stack:
             beginning = asyncio.create_task(self._begin_live(tap, instruments, journal, stack))
             try:
+                await asyncio.wait([beginning], timeout=FIRST_S)
                 yield
             finally:
                 beginning.cancel()
@@ -143,20 +148,37 @@ class Collection:
         self, tap: LiveTap, instruments: dict[str, Instrument], journal: TradeJournal, stack: ExitStack
     ) -> None:
         """Begin as soon as both stores answer; a collector runs for months and does not wait for them."""
-        urls = None
-        while urls is None:
+        try:
+            urls = await self._stores(stack)
+            venue = "sim" if self._home.kind == "simulated" else "binance"
+            letters = DeadLetters(self._home.dead_letters_dir)
+            feed = LiveFeed(
+                tap, instruments, lambda: MarketStore(urls.postgres, venue), urls.redis, journal.ledger, letters
+            )
+            feed.start()
+            self._feed = feed
+        except Exception:
+            _log.exception("nothing goes into the database live; the assets of the day bring what the journal holds")
+
+    async def _stores(self, stack: ExitStack) -> Urls:
+        """Return where the stores are once both answer; they are kept until the stack is closed."""
+
+        def enter() -> Urls:
+            return stack.enter_context(running(self._home, self._settings, ("postgres", "redis")))
+
+        while True:
+            entering = asyncio.ensure_future(asyncio.to_thread(enter))
             try:
-                stores = running(self._home, self._settings, ("postgres", "redis"))
-                urls = await asyncio.to_thread(stack.enter_context, stores)
-            except TradingError as error:
-                _log.error("nothing goes into the database live: %s; tried again in %.0f s", error, AGAIN_S)
+                return await asyncio.shield(entering)
+            except asyncio.CancelledError:
+                await asyncio.wait(
+                    [entering], timeout=LEAVE_S
+                )  # a thread cannot be stopped, and leaves what it entered
+                raise
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"
+                _log.error("nothing goes into the database live: %s; tried again in %.0f s", what, AGAIN_S)
                 await asyncio.sleep(AGAIN_S)
-        venue = "sim" if self._home.kind == "simulated" else "binance"
-        letters = DeadLetters(self._home.dead_letters_dir)
-        self._feed = LiveFeed(
-            tap, instruments, lambda: MarketStore(urls.postgres, venue), urls.redis, journal.ledger, letters
-        )
-        self._feed.start()
 
     async def _instruments(self, rest: BinanceRest) -> dict[str, Instrument]:
         """Return the markets of the home's symbols; not every symbol has a contract."""

@@ -79,6 +79,8 @@ class LiveFeed:
         self._unmade = self._asked_again = 0
         self._second: dict[str, int] = {}
         self._bars: dict[str, LiveBars] = {}
+        self._awaited = set[str]()
+        """Symbols of which no bar is made until the journal has been read again."""
         self._seconds = {name: BookSeconds(instrument) for name, instrument in instruments.items()}
         self._holes: dict[str, set[int]] = {name: set() for name in instruments}
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
@@ -214,7 +216,7 @@ class LiveFeed:
 
     async def _piece(self, symbol: str) -> Batch | None:
         """Return the next piece of a symbol's journal, unless the database is not ready for it."""
-        if self._writer.waits(symbol) or self._writer.rows > MOST_ROWS // 2 or self._batches.qsize() > FEW_BATCHES:
+        if self._writer.rows > MOST_ROWS // 2 or self._batches.qsize() > FEW_BATCHES:
             return None
         reading = asyncio.run_coroutine_threadsafe(self._tap.piece(symbol), self._collector_loop)
         return await asyncio.wrap_future(reading)
@@ -236,7 +238,7 @@ class LiveFeed:
         books = book_snapshots(batch.records, self._instruments[symbol]).with_columns(known)
         seconds = self._seconds[symbol].take(batch.records).with_columns(known)
         events = [*row_events("book", symbol, uncrossed(books)), *row_events("book:1s", symbol, seconds)]
-        await teller.tell({symbol: events})
+        await teller.tell({symbol: _young(events, batch.clock_ms)})
         if not self._writer.take_books(symbol, books, seconds, batch.clock_ms):
             self.statistics["books_left"] += len(batch.records)
 
@@ -269,10 +271,14 @@ class LiveFeed:
             stored = _Stored(self._writer, symbol, lambda: self._bars[symbol].start_ms)
             bars = self._bars[symbol] = LiveBars(self._instruments[symbol], since_ms, stored)
         elif batch.since_ms is not None:
+            self._awaited.discard(symbol)
             if bars.given_until_ms < batch.since_ms:  # trades of before had not closed their bars
                 self._read_again(symbol, bars.given_until_ms)
             bars = self._bars[symbol] = bars.again_since(batch.since_ms)
-        elif (needed_ms := bars.needed_since(trades, proven)) is not None:
+        elif symbol in self._awaited:
+            return []
+        elif (needed_ms := bars.needed_since(trades, proven, self._tap.clock_ms - self._reach_ms)) is not None:
+            self._awaited.add(symbol)
             self._read_again(symbol, needed_ms)
             return []
         return bars.take(trades, proven, batch.clock_ms)

@@ -1,7 +1,7 @@
 """What came live of one symbol, on its way into the database.
 
-Rows gather until they are written, a version of a bar that a later one has overtaken among them. Trades go first, what is
-made of them next, and last what they prove, so that whatever is claimed is there. Each write keeps the day's record in step.
+Rows gather until they are written, a version of a bar that a later one has overtaken among them. What they prove is last, so
+that whatever is claimed is there. Each write keeps the day's record in step.
 """
 
 from collections import Counter
@@ -121,16 +121,14 @@ def proven_by(ranges: list[IdRange], trades: pl.DataFrame, since_ms: int) -> dic
 
     Where the last trades before that moment are known too, all of one millisecond, it is from those on.
     """
-    if not ranges:
-        return {}
     ids, times_ms = trades["agg_trade_id"].to_numpy(), trades["time_ms"].to_numpy()
     if len(ids):
-        since_ms = min(since_ms, int(times_ms[0]))
-        ranges = [_since(r, int(ids[0]), since_ms) for r in ranges]
-    proven = {
-        day_ms: proven_ranges(ranges, ids, times_ms, day_ms, day_ms + DAY_MS)
-        for day_ms in range(ranges[0].proven_from_ms // DAY_MS * DAY_MS, ranges[-1].proven_until_ms, DAY_MS)
-    }
+        first_id, since_ms = int(ids[0]), min(since_ms, int(times_ms[0]))
+        ranges = [_since(r, first_id, since_ms) for r in ranges if r.last_id >= first_id]
+    else:
+        ranges = [r for r in ranges if r.proven_until_ms > since_ms]
+    days = range(ranges[0].proven_from_ms // DAY_MS * DAY_MS, ranges[-1].proven_until_ms, DAY_MS) if ranges else ()
+    proven = {day_ms: proven_ranges(ranges, ids, times_ms, day_ms, day_ms + DAY_MS) for day_ms in days}
     return {day_ms: found for day_ms, found in proven.items() if found}
 
 

@@ -92,16 +92,18 @@ class LiveTap:
         self._handed_ms: dict[str, int] = {}
         """Time of the last trade that was handed on: up to it time is proven, and what is read again goes on from there."""
         self._piece_ms = dict.fromkeys(self._symbols, PIECE_MS)
-        self.wake: Callable[[], None] = lambda: None
-        """Called when something has come."""
+        self.wake: Callable[[], None] | None = None
+        """Called when something has come. While nobody is to be, nothing is kept: whoever takes begins with the journal."""
         self.overflows = self.books_left = 0
-        """How often the queue was emptied, and the books that were lost to it: the day's assets bring those."""
+        """How often the queue was emptied, and the books that nobody got: the day's assets bring those."""
 
     # -- the collector's side ----------------------------------------------------------------------------------------
 
     def stored(self, pending: Pending, clock_ms: int) -> None:
         """Hand on what was acknowledged."""
         self.clock_ms, self.newest_ms = clock_ms, max(self.newest_ms, clock_ms)
+        if self.wake is None:
+            return
         for symbol in self._symbols:
             trades, ranges = pending.trades.get(symbol, ()), pending.ledgers[symbol]
             if symbol in self._behind:
@@ -117,6 +119,9 @@ class LiveTap:
     def books(self, arrived: Mapping[str, Sequence[BookRecord]], clock_ms: int) -> None:
         """Hand on order books; those that find no room are left to the day's assets."""
         self.newest_ms = max(self.newest_ms, clock_ms)
+        if self.wake is None:
+            self.books_left += sum(map(len, arrived.values()))
+            return
         for symbol, records in arrived.items():
             self._put(BookBatch(symbol, tuple(records), clock_ms), len(records))
 
@@ -154,7 +159,11 @@ class LiveTap:
         # What waits may be of earlier than what is asked for, as when it came over REST; so may what is being read again.
         unread = [self._behind[symbol][0]] if symbol in self._behind else []
         self._begin_again(symbol, min([since_ms, *unread, *_times(waiting, symbol)]))
-        self.wake()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.wake is not None:
+            self.wake()
 
     def _begin_again(self, symbol: str, since_ms: int) -> None:
         since_ms = min(since_ms, self._handed_ms.get(symbol, since_ms))
@@ -175,7 +184,7 @@ class LiveTap:
             self.books_left += sum(len(b.records) for b in dropped if isinstance(b, BookBatch))
             for symbol in {b.symbol for b in dropped if isinstance(b, Batch)}:
                 self._begin_again(symbol, min([self.clock_ms, *_times(dropped, symbol)]))
-        self.wake()
+        self._wake()
 
     # -- the other side ----------------------------------------------------------------------------------------------
 

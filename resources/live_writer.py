@@ -1,8 +1,8 @@
 """The last step of the live path: what came live of each symbol into the database, and what it proves.
 
 Nothing is proven by rows that may not be there. Where some were lost on the way, as the database was away or too many
-waited, nothing of their symbol is written until the journal has been read again from there; so a range that is proven only
-ever grows at its end.
+waited, nothing of their symbol is written until the journal has been read again from there; so a range that is proven
+grows at its end, without an id between it and the next, unless more was lost than is read again.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ STORE_S: Final = 1.0
 """How often rows go into the database, as each write has its price; Redis tells who wants to know at once."""
 
 MOST_ROWS: Final = 500_000
-"""That wait for the database; more of them are read again from the journal when it is back."""
+"""Of a symbol that wait to be written; more of them are read again from the journal."""
 
 MOST_BOOKS: Final = 20_000
 """Books of a symbol and their seconds, of three hours, in 15 MiB; more of them are left to the day's assets."""
@@ -79,6 +79,8 @@ class LiveWriter:
         """Symbols of which a trade is not stored: what is proven of them is left to the day's assets."""
         self._market: MarketStore | None = None
         self._stack = ExitStack()
+        self._order = list(instruments)
+        """In which symbols are written."""
         self._gathered = {name: Gathered(name) for name in instruments}
         self._books = {name: Gathered(name) for name in instruments}
         self._lock = threading.Lock()
@@ -95,6 +97,8 @@ class LiveWriter:
 
     def begin(self, symbol: str, since_ms: int) -> None:
         """Note that everything of a symbol since a moment comes anew from now on."""
+        if symbol in self._lost:
+            self._lose(symbol)  # what has gathered may rest on what was lost
         with self._lock:
             lost_ms = self._lost.get(symbol)
             if lost_ms is not None and since_ms <= max(lost_ms, self._tap.clock_ms - self._reach_ms):
@@ -143,10 +147,6 @@ class LiveWriter:
         """Return the database where it answers."""
         return None if self._away else self._market
 
-    def waits(self, symbol: str) -> bool:
-        """Return whether what is read again of a symbol's journal would be lost again."""
-        return symbol in self._lost and symbol not in self._asked
-
     def status(self) -> dict[str, Any]:
         """Return what waits, since when symbols' rows are not in the database, and what was refused."""
         rows = self.rows + sum(books.rows for books in self._books.values())
@@ -164,12 +164,15 @@ class LiveWriter:
             try:
                 if self._away:
                     await self._reach()
+                await self._store()
             except AWAY as error:
+                _log.warning("the market database is away: %s", error)
+                for symbol in self._order:
+                    self._lose(symbol)
+            if self._away:
                 pause_s = self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-                _log.warning("the market database is away: %s; asked again in %.0f s", error, pause_s)
             else:
                 self._pause_s = FIRST_PAUSE_S
-                await self._store()
 
     def close(self) -> None:
         """Close the database."""
@@ -206,7 +209,7 @@ class LiveWriter:
 
     async def _store(self) -> None:
         """Write what has gathered."""
-        for symbol in self._instruments:
+        for symbol in list(self._order):
             market = self.market()
             if market is None or symbol in self._lost:
                 self._lose(symbol)
@@ -214,6 +217,9 @@ class LiveWriter:
                 gathered, self._gathered[symbol] = self._gathered[symbol], Gathered(symbol)
                 if not await self._written(gathered, market):
                     self._note_lost(gathered)
+                    # Where it alone cannot be written, it must not keep the others from it.
+                    self._order.remove(symbol)
+                    self._order.append(symbol)
             if market is not None:
                 books, self._books[symbol] = self._books[symbol], Gathered(symbol)
                 if not await self._written(books, market):

@@ -4,7 +4,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,11 +21,12 @@ from resources.collector import Collector
 from resources.journal import TradeJournal
 from resources.live import LiveStreams, Teller
 from resources.live_feed import LiveFeed
-from resources.live_tap import BookBatch, LiveTap
+from resources.live_tap import Batch, BookBatch, LiveTap
 from resources.rebuild import compared
 from resources.simulator.clock import Clock
 from resources.simulator.faults import FaultPlan
 from resources.simulator.server import SimulatedExchange
+from resources.simulator.synthetic import SyntheticMarket
 from resources.stores import Exchange
 from resources.timescale.dead_letters import DeadLetters
 from resources.timescale.loop import wait
@@ -34,14 +35,14 @@ from resources.timescale.tables import BOOK_1S, BOOK_SNAPSHOT, CANDLE, CANDLE_1S
 from tests.databases import beside
 from tests.faults.proxy import Proxy, proxy
 from tests.resources.live_home import differing, rebuild, redis
+from tests.resources.simulated import SEED, exchange, synthetic
 from tests.resources.simulated import Exchange as Served
-from tests.resources.simulated import exchange, synthetic
 from trading.market.book import BookSnapshot
-from trading.market.timeframe import DAY_MS, HOUR_MS, SECOND_MS
+from trading.market.timeframe import DAY_MS, HOUR_MS, SECOND_MS, Timeframe
 from trading.market.trade import AggTrade, trades_frame
 from trading.stream.book_recorder import BookRecord
 from trading.stream.collector import Pending
-from trading.stream.contiguity import IdRange
+from trading.stream.contiguity import IdRange, Ledger, united
 
 SOAK = bool(os.environ.get("SOAK"))
 NAME = "BTCUSDT"
@@ -62,14 +63,23 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 
 
 async def streamed(
-    journal: TradeJournal, trades: Served, books: Served, dsn: str, url: str, folder: Path, **patience: float
+    journal: TradeJournal,
+    trades: Served,
+    books: Served,
+    dsn: str,
+    url: str,
+    folder: Path,
+    names: tuple[str, ...] = (NAME,),
+    **patience: float,
 ) -> dict[str, object]:
     """Collect the market with the live path beside, until both are done."""
     rest, of_books = BinanceRest(trades.http), BinanceRest(books.http)
     try:
-        instruments = await rest.instruments((NAME,), "sim")
+        instruments = await rest.instruments(names, "sim")
         tap = LiveTap(journal, instruments)
-        collector = Collector(journal, rest, trades.ws, instruments, {NAME: (BEGIN, END)}, tap=tap, clock_ms=BEGIN)
+        collector = Collector(
+            journal, rest, trades.ws, instruments, dict.fromkeys(names, (BEGIN, END)), tap=tap, clock_ms=BEGIN
+        )
         collector.beside(BookFeed(journal, of_books, books.ws, instruments, every_ms=1_000, tap=tap))
         letters = DeadLetters(folder)
         feed = LiveFeed(
@@ -219,6 +229,7 @@ def test_books_that_find_no_room_are_counted(tmp_path: Path, monkeypatch: pytest
 
     async def test(journal: TradeJournal) -> None:
         tap = LiveTap(journal, [NAME])
+        tap.wake = lambda: None
         nowhere, letters = "redis://127.0.0.1:1", DeadLetters(tmp_path / "dead")
         feed = LiveFeed(tap, {NAME: instrument}, lambda: MarketStore("", "sim"), nowhere, lambda _: [], letters)
         feed._loop.close()  # it is not started
@@ -355,7 +366,8 @@ SELECT c.first_id, c.last_id FROM md.trade_coverage c WHERE c.last_id - c.first_
 """
 BETWEEN = """
 SELECT first_id, last_id FROM (
-    SELECT lag(last_id) OVER (ORDER BY first_id) + 1 AS first_id, first_id - 1 AS last_id FROM md.trade_coverage
+    SELECT lag(last_id) OVER (PARTITION BY symbol_id ORDER BY first_id) + 1 AS first_id, first_id - 1 AS last_id
+    FROM md.trade_coverage
 ) AS between_proofs WHERE first_id <= last_id
 """
 CUT_SPEED = 300.0
@@ -387,19 +399,94 @@ def test_however_often_the_database_goes_away_nothing_is_proven_that_it_does_not
         finally:
             await watching.close()
 
+    names, folder = (NAME, "DOGEUSDT"), tmp_path / "dead"
+    two = [SyntheticMarket(SEED, list(names), kind) for kind in ("spot", "usdm")]
+
     async def play(dsn: str, journal: TradeJournal) -> dict[str, object]:
-        async with (
-            exchange(synthetic(), BEGIN, END, CUT_SPEED) as trades,
-            exchange(synthetic(), BEGIN, END) as books,
-        ):
+        async with exchange(two, BEGIN, END, CUT_SPEED) as trades, exchange(two, BEGIN, END) as books:
             watching = asyncio.create_task(watch(dsn))
-            status = await streamed(journal, trades, books, dsn, redis_url, tmp_path / "dead", patience_s=0.0)
+            status = await streamed(journal, trades, books, dsn, redis_url, folder, names, patience_s=0.0)
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
-            print(status)
             return status
 
-    with beside(market) as dsn, MarketStore(dsn, "sim"), TradeJournal.write(tmp_path / "journal") as journal:
+    with beside(market) as dsn, MarketStore(dsn, "sim") as store, TradeJournal.write(tmp_path / "journal") as journal:
         status = asyncio.run(play(dsn, journal))
+        print(status)
         assert not status["not_in_database"]
+        assert status["read_again"] > 5  # type: ignore[operator]
+        for name in names:
+            proven = [(r.first_id, r.last_id) for r in united(store.trade_coverage(name))]
+            assert proven == [(r.first_id, r.last_id) for r in journal.ledger(name)], name
+
+
+def test_what_gathered_after_a_loss_is_let_go_of_when_the_journal_is_read_again(
+    tmp_path: Path, market: MarketStore
+) -> None:
+    instrument = synthetic()[0].instrument(NAME)
+    made = trades_frame([AggTrade(n, 5, 1, n, n, MIDNIGHT + n, False) for n in range(20)])
+
+    async def test(store: MarketStore, journal: TradeJournal) -> None:
+        tap, letters = LiveTap(journal, [NAME]), DeadLetters(tmp_path / "dead")
+        feed = LiveFeed(tap, {NAME: instrument}, lambda: store, "redis://127.0.0.1:1", lambda _: [], letters)
+        feed._loop.close()  # it is not started
+        writer = feed._writer
+        writer._market = store
+        writer.lose(NAME, MIDNIGHT)  # the first ten could not be written
+        writer._asked.add(NAME)
+        writer._gathered[NAME].add(TRADE, made[10:], MIDNIGHT + 20)
+        writer._gathered[NAME].prove([IdRange(0, 19, MIDNIGHT, MIDNIGHT + 19)], made, MIDNIGHT)
+        writer.begin(NAME, MIDNIGHT)
+        writer._gathered[NAME].add(TRADE, made[:5], MIDNIGHT + 20)
+        writer._gathered[NAME].prove([IdRange(0, 19, MIDNIGHT, MIDNIGHT + 5)], made[:5], MIDNIGHT)
+        await writer._store()
+        assert store.counts(TRADE) == {"": 5}
+        assert store.trade_coverage(NAME) == [IdRange(0, 3, MIDNIGHT, MIDNIGHT + 4)]
+
+    with (
+        beside(market) as dsn,
+        MarketStore(dsn, "sim") as store,
+        TradeJournal.write(tmp_path / "journal") as journal,
+    ):
+        store.register([instrument])
+        asyncio.run(test(store, journal))
+
+
+def test_no_bar_is_made_of_less_than_its_trades_while_the_journal_is_to_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instrument, ledger, asked = synthetic()[0].instrument(NAME), Ledger(), list[int]()
+    made = [AggTrade(n, 5, 1, n, n, MIDNIGHT + 500 * n, False) for n in range(1_446)]
+    ledger.begin(0, MIDNIGHT)
+
+    def batch(ids: Iterable[int], since_ms: int | None = None) -> Batch:
+        trades = [made[number] for number in ids]
+        for trade in trades:
+            ledger.take(trade)
+        ranges = Ledger(ledger.ranges).ranges
+        return Batch(NAME, trades, ranges, (), max(r.proven_until_ms for r in ranges), since_ms)
+
+    async def test(journal: TradeJournal) -> None:
+        tap, letters = LiveTap(journal, [NAME]), DeadLetters(tmp_path / "dead")
+        nowhere = "redis://127.0.0.1:1"
+        feed = LiveFeed(tap, {NAME: instrument}, lambda: MarketStore("", "sim"), nowhere, lambda _: [], letters)
+        feed._loop.close()  # it is not started
+        monkeypatch.setattr(feed, "_read_again", lambda _, since_ms: asked.append(since_ms))
+
+        def given(of: Batch) -> list[int]:
+            tap.clock_ms = of.clock_ms
+            closed = feed._make(of, of.frame)
+            return [n for c in closed if c.timeframe is Timeframe.S1 for n in c.bars["trade_count"].to_list()]
+
+        for first in range(0, 1_440, 10):
+            given(batch(n for n in range(first, first + 10) if not 19 <= n < 24))
+        assert given(batch([19, 1_440])) == [], "of ten minutes ago, together with a new one"
+        assert asked == [MIDNIGHT + 500 * 19]
+        assert given(batch([1_441, 1_442])) == []
+        again = given(batch([*range(19), 19, *range(24, 1_443)], MIDNIGHT))
+        assert set(again[-10:]) == {2}
+        assert given(batch(range(1_443, 1_446))) == [2, 2]
+
+    with TradeJournal.write(tmp_path / "journal") as journal:
+        asyncio.run(test(journal))

@@ -22,6 +22,7 @@ def test_what_is_read_again_goes_on_from_the_last_trade_that_was_handed_on(tmp_p
     times = [MINUTE + 54_425, MINUTE + 3 * MINUTE_MS]
     with TradeJournal.write(tmp_path / "journal") as journal:
         tap = LiveTap(journal, [NAME])
+        tap.wake = lambda: None
         for number, time_ms in enumerate(times, 1):
             arrived, ledger = {NAME: [trade(number, time_ms)]}, {NAME: [IdRange(1, number, MINUTE, time_ms)]}
             journal.append(arrived, ledger)

@@ -149,6 +149,18 @@ def test_a_bar_with_a_hole_is_given_a_moment_late_as_incomplete_and_again_when_t
     assert_same(arriving.database, arriving.rebuilt())
 
 
+def test_what_began_before_anything_can_be_read_again_stays_as_it_was_given() -> None:
+    times = [DAY + 100, DAY + 200, *(DAY + 20_000 * n for n in range(1, 60))]
+    arriving = Arriving(market(times), DAY)
+    for number in (100, *range(102, 100 + len(times))):
+        arriving.take(number)
+    late = trades_frame([arriving.trades[1]])
+    arriving.ledger.take(arriving.trades[1])
+    assert arriving.live.needed_since(late, arriving.proven) == DAY
+    assert arriving.live.needed_since(late, arriving.proven, DAY + MINUTE_MS) is None
+    assert arriving.live.needed_since(late.clear(), arriving.proven) is None, "nor does it stay wanted"
+
+
 def test_a_longer_bar_is_given_again_with_the_minute_that_it_lacked_and_so_are_the_indicators_after_it() -> None:
     arriving = Arriving(market(DAY + 20_000 * n for n in range(3 * 14)), DAY)
     hole = range(100 + 31, 100 + 34)

@@ -96,10 +96,15 @@ class LiveBars:
         """Up to where all bars of a minute and shorter have been given at least once."""
         return self._edges[Timeframe.M1]
 
-    def needed_since(self, trades: pl.DataFrame, proven: Proven) -> int | None:
-        """Return the time from which all trades are needed again, in new bars, where these are of minutes long past."""
+    def needed_since(self, trades: pl.DataFrame, proven: Proven, reach_ms: int = 0) -> int | None:
+        """Return the time from which all trades are needed again, in new bars, where these are of minutes long past.
+
+        What began before `reach_ms` stays as it was given, as its trades cannot be had again.
+        """
+        for timeframe in FROM_TRADES:
+            self._unsure[timeframe] = {opened for opened in self._unsure[timeframe] if opened >= reach_ms}
         changing = [*trades["time_ms"].to_list(), *self._proven_now(proven)]
-        return min((time_ms for time_ms in changing if time_ms < self.start_ms), default=None)
+        return min((time_ms for time_ms in changing if reach_ms <= time_ms < self.start_ms), default=None)
 
     def take(self, trades: pl.DataFrame, proven: Proven, known_at_ms: int) -> list[Closed]:
         """Take trades, none of which is `needed_since` long past, and return the bars that closed or came to be others.
