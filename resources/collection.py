@@ -34,6 +34,8 @@ AGAIN_S: Final = 10.0
 """How often stores are asked for that did not answer in time."""
 
 LEAVE_S: Final = 10.0
+"""So long a collector that is to stop waits for stores that it has just asked for."""
+
 STOP_S: Final = 25
 """Time to flush and to make a checkpoint; `trading up` waits a little longer."""
 
@@ -171,9 +173,8 @@ class Collection:
             try:
                 return await asyncio.shield(entering)
             except asyncio.CancelledError:
-                await asyncio.wait(
-                    [entering], timeout=LEAVE_S
-                )  # a thread cannot be stopped, and leaves what it entered
+                # A thread cannot be stopped, and what it enters is to be left.
+                await asyncio.wait([entering], timeout=LEAVE_S)
                 raise
             except Exception as error:
                 what = f"{type(error).__name__}: {error}"

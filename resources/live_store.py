@@ -119,7 +119,7 @@ class Gathered:
 def proven_by(ranges: list[IdRange], trades: pl.DataFrame, since_ms: int) -> dict[int, list[IdRange]]:
     """Return by UTC day what claims prove by all trades (`TRADE_SCHEMA`, by id) since a moment.
 
-    Where the last trades before that moment are known too, all of one millisecond, it is from those on.
+    Where the last trade before that moment is known too, it is from that trade on.
     """
     ids, times_ms = trades["agg_trade_id"].to_numpy(), trades["time_ms"].to_numpy()
     if len(ids):
