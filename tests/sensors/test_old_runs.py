@@ -1,15 +1,10 @@
 """What was repeated is forgotten, on the home's own PostgreSQL; what a day was closed with is not."""
 
-from pathlib import Path
-
 import dagster as dg
 import pytest
 
-from resources.dagster_home import dagster_environment
-from resources.home import Home
-from resources.servers import running
-from resources.settings import load_settings
 from sensors import old_runs
+from tests.sensors.conftest import OfHome
 from trading_assets.definitions import build_defs
 
 DAYS = dg.StaticPartitionsDefinition(["2026-11-20", "2026-11-21"])
@@ -26,30 +21,25 @@ def materialized(instance: dg.DagsterInstance, day: str, schedule: str) -> str:
 
 
 def test_runs_that_were_repeated_are_forgotten_and_what_they_materialized_stays_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_home: OfHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = Home(tmp_path / "home")
-    home.create("simulated", {})
-    with running(home, load_settings(home.path, {}), ("postgres",)) as urls:
-        for name, value in dagster_environment(home, urls.dagster).items():
-            monkeypatch.setenv(name, value)
-        with dg.DagsterInstance.get() as instance:
-            repeated = [materialized(instance, "2026-11-20", "refresh_today") for _ in range(3)]
-            kept = [materialized(instance, "2026-11-20", "close_days"), materialized(instance, "2026-11-21", "")]
-            logs = [home.dagster_home / "storage" / run_id for run_id in (repeated[0], kept[0])]
-            assert all(folder.is_dir() for folder in logs)
-            assert old_runs.forget_runs.execute_in_process(instance=instance).success
-            assert all(instance.get_run_by_id(run_id) for run_id in (*repeated, *kept)), "none is old yet"
+    instance = of_home.instance
+    repeated = [materialized(instance, "2026-11-20", "refresh_today") for _ in range(3)]
+    kept = [materialized(instance, "2026-11-20", "close_days"), materialized(instance, "2026-11-21", "")]
+    logs = [of_home.home.dagster_home / "storage" / run_id for run_id in (repeated[0], kept[0])]
+    assert all(folder.is_dir() for folder in logs)
+    assert old_runs.forget_runs.execute_in_process(instance=instance).success
+    assert all(instance.get_run_by_id(run_id) for run_id in (*repeated, *kept)), "none is old yet"
 
-            monkeypatch.setattr(old_runs, "KEPT_DAYS", -1)
-            monkeypatch.setattr(old_runs, "AT_ONCE", 2)
-            assert old_runs.forget_runs.execute_in_process(instance=instance).success
-            *forgotten, last = repeated
-            assert not any(instance.get_run_by_id(run_id) for run_id in forgotten)
-            assert not any(instance.all_logs(run_id) for run_id in forgotten)
-            assert all(instance.get_run_by_id(run_id) for run_id in (last, *kept))
-            assert instance.get_materialized_partitions(dg.AssetKey("bars")) == set(DAYS.get_partition_keys())
-            assert [folder.is_dir() for folder in logs] == [False, True]
+    monkeypatch.setattr(old_runs, "KEPT_DAYS", -1)
+    monkeypatch.setattr(old_runs, "AT_ONCE", 2)
+    assert old_runs.forget_runs.execute_in_process(instance=instance).success
+    *forgotten, last = repeated
+    assert not any(instance.get_run_by_id(run_id) for run_id in forgotten)
+    assert not any(instance.all_logs(run_id) for run_id in forgotten)
+    assert all(instance.get_run_by_id(run_id) for run_id in (last, *kept))
+    assert instance.get_materialized_partitions(dg.AssetKey("bars")) == set(DAYS.get_partition_keys())
+    assert [folder.is_dir() for folder in logs] == [False, True]
 
 
 def test_only_runs_of_schedules_that_there_are_are_forgotten() -> None:
